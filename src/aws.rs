@@ -1,0 +1,163 @@
+//! The SDK's clients, set up one way: this program's HTTP client, retries within the run's
+//! deadline, and errors sorted into the few kinds that the rest of the program tells apart.
+
+use std::error::Error;
+use std::fmt;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::ErrorMetadata;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::config;
+use crate::ids::Region;
+use crate::troubles::Troubles;
+
+/// Clients for one region, with credentials from the SDK's default chain (on an instance: its
+/// role, from IMDSv2).
+#[derive(Debug)]
+pub struct Clients {
+    /// EC2.
+    pub ec2: aws_sdk_ec2::Client,
+    /// EC2 Auto Scaling.
+    pub autoscaling: aws_sdk_autoscaling::Client,
+}
+
+impl Clients {
+    /// Reads the SDK's environment variables and profile; calls nothing. Failed attempts are
+    /// noted in `troubles`.
+    pub async fn new(http: SharedHttpClient, region: &Region, troubles: &Troubles) -> Self {
+        let config = sdk_config(http, region).await;
+        let ec2 = aws_sdk_ec2::config::Builder::from(&config)
+            .retry_partition(retries())
+            .interceptor(troubles.clone())
+            .build();
+        let autoscaling = aws_sdk_autoscaling::config::Builder::from(&config)
+            .retry_partition(retries())
+            .interceptor(troubles.clone())
+            .build();
+        Self {
+            ec2: aws_sdk_ec2::Client::from_conf(ec2),
+            autoscaling: aws_sdk_autoscaling::Client::from_conf(autoscaling),
+        }
+    }
+}
+
+async fn sdk_config(http: SharedHttpClient, region: &Region) -> SdkConfig {
+    let retries = RetryConfig::standard()
+        .with_max_attempts(config::MAX_ATTEMPTS)
+        .with_initial_backoff(config::INITIAL_BACKOFF)
+        .with_max_backoff(config::MAX_BACKOFF);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(config::CONNECT_TIMEOUT)
+        .operation_attempt_timeout(config::ATTEMPT_TIMEOUT)
+        .build();
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(aws_config::Region::new(region.as_str().to_owned()))
+        .http_client(http)
+        .retry_config(retries)
+        .timeout_config(timeouts)
+        .load()
+        .await
+}
+
+/// Every call of this program may be repeated: what was done twice says so in its error
+/// (`RouteAlreadyExists`, "No active Lifecycle Action").
+///
+/// The SDK's retry quota protects a service from a fleet that retries for ever. This program
+/// makes a bounded number of calls once; giving up while there is time would cost an outage.
+fn retries() -> RetryPartition {
+    RetryPartition::custom("hanat")
+        .token_bucket(TokenBucket::unlimited())
+        .build()
+}
+
+/// What a failed call means to this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `ReplaceRoute` where the table has no such route.
+    NoSuchRoute,
+    /// `CreateRoute` where the table has one.
+    RouteExists,
+    /// `CompleteLifecycleAction` where nothing waits (any more).
+    NoActiveAction,
+    /// Anything else.
+    Other,
+}
+
+/// A call that failed: AWS's code and message, or what kept it from answering.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    text: String,
+}
+
+impl Failure {
+    /// What it means.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Failure {}
+
+impl<E, R> From<SdkError<E, R>> for Failure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+    R: fmt::Debug + 'static,
+{
+    fn from(error: SdkError<E, R>) -> Self {
+        Self {
+            kind: kind(error.code(), error.message().unwrap_or_default()),
+            text: causes(&error),
+        }
+    }
+}
+
+/// Codes and messages: EC2 API reference, "Error codes"; for Auto Scaling the messages that
+/// `CompleteLifecycleAction` is known to answer with.
+fn kind(code: Option<&str>, message: &str) -> Kind {
+    match code {
+        Some("InvalidParameterValue") if message.contains("no route defined for") => {
+            Kind::NoSuchRoute
+        }
+        Some("RouteAlreadyExists") => Kind::RouteExists,
+        Some("ValidationError") if message.contains("No active Lifecycle Action") => {
+            Kind::NoActiveAction
+        }
+        _ => Kind::Other,
+    }
+}
+
+/// An error and its causes on one line. What AWS answered (code and message) stands for the
+/// SDK's wrappers around it; elsewhere a wrapper that only repeats its cause is left out.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let answer = error.downcast_ref::<ErrorMetadata>();
+        if let Some((code, answer)) = answer.and_then(|answer| Some((answer.code()?, answer))) {
+            return one_line(&format!("{code}: {}", answer.message().unwrap_or_default()));
+        }
+        let text = one_line(&error.to_string());
+        if texts.last().is_none_or(|last| !last.contains(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ")
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

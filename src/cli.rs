@@ -1,0 +1,144 @@
+//! The command line: flags and their `HANAT_*` variables, nothing else. What they mean is
+//! settled in `config`.
+
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done, or nothing to do
+  1  failed; the last line on standard error says why
+  2  wrong usage
+  3  some tables were refused or failed, others are claimed";
+
+/// Turns an EC2 instance into a highly available NAT.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// How the log on standard error is written
+    #[arg(
+        long,
+        global = true,
+        env = "HANAT_LOG_FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    pub log_format: Format,
+
+    /// How much is logged
+    #[arg(
+        long,
+        global = true,
+        env = "HANAT_LOG_LEVEL",
+        value_enum,
+        default_value = "info"
+    )]
+    pub log_level: LogLevel,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Point the default routes of the tagged route tables at this instance
+    ///
+    /// Reads from IMDSv2 who this instance is, makes sure that it can forward, replaces the
+    /// default route of every route table of its VPC that is tagged NATAZ=any or with its own
+    /// zone, reads back that EC2 shows it, and completes the launch's lifecycle action.
+    /// Running it again changes nothing where nothing changed.
+    #[command(after_help = AFTER_HELP)]
+    Claim(ClaimArgs),
+}
+
+/// Flags of `hanat claim`.
+#[derive(Debug, Args)]
+pub struct ClaimArgs {
+    /// Key of the tag that names a route table's zone, or "any"
+    #[arg(
+        long,
+        env = "HANAT_OWNER_TAG",
+        value_name = "KEY",
+        default_value = "NATAZ"
+    )]
+    pub owner_tag: String,
+
+    /// Succeed when no route table is tagged, instead of failing
+    #[arg(long, env = "HANAT_ALLOW_NONE", value_parser = BoolishValueParser::new())]
+    pub allow_none: bool,
+
+    /// URL that must answer before routes are taken; any HTTP answer counts, and one of several
+    /// is enough [repeatable; in the variable separated by commas]
+    #[arg(
+        long = "probe-url",
+        env = "HANAT_PROBE_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_values = ["https://checkip.amazonaws.com/", "https://www.example.com/"]
+    )]
+    pub probe_urls: Vec<String>,
+
+    /// Take routes without asking the Internet for an answer first
+    #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
+    pub no_probe: bool,
+
+    /// Launching hook to complete, where the group has several
+    #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
+    pub lifecycle_hook: Option<String>,
+
+    /// Time for the whole run, such as 90s or 2m; its last 10 s (at most a quarter) are kept
+    /// for answering the lifecycle hook
+    #[arg(
+        long,
+        env = "HANAT_DEADLINE",
+        value_name = "TIME",
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
+    pub deadline: Duration,
+
+    /// Print the plan and change nothing
+    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
+
+    /// How the result on standard output is written
+    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Verbosity of the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogLevel {
+    /// Only what made the run fail.
+    Error,
+    /// And what deserves a look.
+    Warn,
+    /// And each thing done.
+    Info,
+    /// And each thing found, and the AWS client's retries.
+    Debug,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

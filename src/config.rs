@@ -1,0 +1,176 @@
+//! Validated settings: every deadline, interval and limit with its unit and its reason. Flags
+//! come in raw; whatever leaves here has been checked and is not checked again.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Url;
+
+use crate::cli::ClaimArgs;
+
+/// How long a TCP connection (and TLS handshake) may take. AWS endpoints and IMDS answer within
+/// tens of milliseconds; a lost SYN is sent again after 1 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long one attempt at an AWS call may take, from sending to the last byte of the answer.
+/// A page of 100 route tables takes well under a second; a connection that died silently must
+/// not eat the run.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Attempts at one AWS call. Bounded by the run's deadline long before: with waits of up to
+/// `MAX_BACKOFF` these are for outages of a minute.
+pub const MAX_ATTEMPTS: u32 = 30;
+
+/// First wait between two attempts at an AWS call, doubled (with full jitter) from then on.
+pub const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Longest wait between two attempts at an AWS call.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(4);
+
+/// How long one read of IMDS may take. It answers in about a millisecond when it is there.
+pub const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits between attempts at one read of IMDS: it throttles for a second or so, and may come
+/// up later than a boot script.
+pub const IMDS_BACKOFF: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// How long one egress probe may take, from connecting to the answer's header.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Wait between two rounds of egress probes. A public address that is still being associated
+/// works within a few of these.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Calls that change routes, burst and refill a second. EC2's bucket holds 50 and refills 5 a
+/// second for each account, region and call (EC2 API reference, "Request throttling").
+pub const ROUTE_CALLS: (f64, f64) = (50.0, 5.0);
+
+/// Route changes under way at once: enough to keep the bucket, not the network, the limit.
+pub const ROUTE_CALLS_IN_FLIGHT: usize = 16;
+
+/// First wait between two reads that verify, doubled up to `MAX_VERIFY_INTERVAL`. The first
+/// read follows at once; EC2's reads are eventually consistent, mostly within a second.
+pub const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longest wait between two reads that verify: Describe calls refill at 20 a second.
+pub const MAX_VERIFY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait between two looks at an instance that its group has not moved to `Pending:Wait` yet.
+pub const PENDING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Kept of the deadline for answering the lifecycle hook, whatever happened: two attempts.
+const ANSWER_RESERVE: Duration = Duration::from_secs(10);
+
+/// What `hanat claim` is to do.
+#[derive(Debug)]
+pub struct Settings {
+    /// Key of the owner tag.
+    pub owner_tag: String,
+    /// Whether a VPC without tagged tables is fine.
+    pub allow_none: bool,
+    /// Where the Internet is asked for an answer; empty means not at all.
+    pub probe_urls: Vec<Url>,
+    /// The launching hook to complete, where the user named it.
+    pub lifecycle_hook: Option<String>,
+    /// Time for everything up to the answer to the lifecycle hook.
+    pub work_time: Duration,
+    /// Time for the answer to the lifecycle hook, after `work_time` or an interruption.
+    pub answer_time: Duration,
+    /// Whether to stop before the first change.
+    pub dry_run: bool,
+}
+
+impl Settings {
+    /// Checks what the flags say. Errors name the flag and what it was given.
+    pub fn new(args: &ClaimArgs) -> Result<Self> {
+        ensure!(
+            !args.owner_tag.is_empty() && args.owner_tag.chars().count() <= 128,
+            "--owner-tag {:?}: a tag's key has 1 to 128 characters",
+            args.owner_tag
+        );
+        ensure!(
+            (Duration::from_secs(1)..=Duration::from_secs(7200)).contains(&args.deadline),
+            "--deadline {}: must be between 1s and 2h",
+            humantime::format_duration(args.deadline)
+        );
+        ensure!(
+            args.lifecycle_hook.as_deref() != Some(""),
+            "--lifecycle-hook: the name is empty"
+        );
+        let probe_urls = if args.no_probe {
+            Vec::new()
+        } else {
+            args.probe_urls
+                .iter()
+                .map(|url| probe_url(url).with_context(|| format!("--probe-url {url:?}")))
+                .collect::<Result<_>>()?
+        };
+        let answer_time = ANSWER_RESERVE.min(args.deadline / 4);
+        Ok(Self {
+            owner_tag: args.owner_tag.clone(),
+            allow_none: args.allow_none,
+            probe_urls,
+            lifecycle_hook: args.lifecycle_hook.clone(),
+            work_time: args.deadline - answer_time,
+            answer_time,
+            dry_run: args.dry_run,
+        })
+    }
+}
+
+fn probe_url(text: &str) -> Result<Url> {
+    let url: Url = text.parse()?;
+    if !matches!(url.scheme(), "http" | "https") {
+        bail!("only http and https can be probed");
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn settings(flags: &[&str]) -> Result<Settings> {
+        let cli = Cli::parse_from(["hanat", "claim"].iter().chain(flags));
+        let Command::Claim(args) = cli.command;
+        Settings::new(&args)
+    }
+
+    #[test]
+    fn a_part_of_the_deadline_is_kept_for_the_hook() {
+        let two_minutes = settings(&[]).unwrap();
+        assert_eq!(two_minutes.answer_time, Duration::from_secs(10));
+        assert_eq!(two_minutes.work_time, Duration::from_secs(110));
+        let short = settings(&["--deadline", "4s"]).unwrap();
+        assert_eq!(short.answer_time, Duration::from_secs(1));
+        assert_eq!(short.work_time, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for (flags, named) in [
+            (["--deadline", "0s"], "--deadline"),
+            (["--owner-tag", ""], "--owner-tag"),
+            (["--probe-url", "ftp://example.com/"], "--probe-url"),
+            (["--probe-url", "not a url"], "--probe-url"),
+            (["--lifecycle-hook", ""], "--lifecycle-hook"),
+        ] {
+            let error = format!("{:#}", settings(&flags).unwrap_err());
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_probe_wins() {
+        assert!(settings(&["--no-probe"]).unwrap().probe_urls.is_empty());
+        assert_eq!(settings(&[]).unwrap().probe_urls.len(), 2);
+    }
+}

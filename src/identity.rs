@@ -1,0 +1,256 @@
+//! Who am I? Read once, from IMDSv2 only, each value parsed into its own type.
+//!
+//! Paths and what they answer: EC2 user guide, "Instance metadata categories". Tokens and
+//! status codes: the same guide, "Use the Instance Metadata Service".
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use aws_config::BehaviorVersion;
+use aws_config::imds::client::Client;
+use aws_config::imds::client::error::ImdsError;
+use aws_config::provider_config::ProviderConfig;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::config::{IMDS_BACKOFF, IMDS_TIMEOUT};
+use crate::ids::{InstanceId, InterfaceId, Mac, Malformed, Region, SubnetId, VpcId, Zone};
+use crate::troubles::Troubles;
+
+/// What it takes to answer a lifecycle hook, whatever else is wrong.
+#[derive(Clone, Debug, Serialize)]
+pub struct Instance {
+    /// The region to call.
+    pub region: Region,
+    /// This instance.
+    pub instance_id: InstanceId,
+}
+
+/// Where this instance stands in its VPC, seen from its primary interface (device 0).
+#[derive(Clone, Debug, Serialize)]
+pub struct Network {
+    /// The zone whose tables are ours.
+    pub availability_zone: Zone,
+    /// The VPC whose tables are looked at.
+    pub vpc_id: VpcId,
+    /// All of the VPC's IPv4 blocks, the primary one first.
+    pub vpc_cidr_blocks: Vec<Ipv4Net>,
+    /// The subnet this instance must keep reaching the Internet from.
+    pub subnet_id: SubnetId,
+    /// The interface that routes point at.
+    pub interface_id: InterfaceId,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its primary private address.
+    pub private_address: Ipv4Addr,
+    /// Where the Auto Scaling group is taking this instance; absent outside a group.
+    pub target_lifecycle_state: Option<TargetState>,
+}
+
+/// The state an Auto Scaling group is taking an instance to. It already says `InService` while
+/// a launching hook waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum TargetState {
+    /// In service, or on the way there.
+    InService,
+    /// Being terminated.
+    Terminated,
+    /// Taken out of the group.
+    Detached,
+    /// Set aside by a person.
+    Standby,
+    /// In the warm pool, or on the way into it.
+    Warmed,
+}
+
+impl FromStr for TargetState {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Ok(match text {
+            "InService" => Self::InService,
+            "Terminated" => Self::Terminated,
+            "Detached" => Self::Detached,
+            "Standby" => Self::Standby,
+            "Warmed:Hibernated" | "Warmed:Running" | "Warmed:Stopped" | "Warmed:Terminated" => {
+                Self::Warmed
+            }
+            _ => return Err(Malformed::new("a target lifecycle state", text)),
+        })
+    }
+}
+
+/// Under which IMDS is listed among the troubles.
+const IMDS: &str = "IMDS";
+
+/// IMDSv2 of this instance.
+#[derive(Debug)]
+pub struct Metadata {
+    config: ProviderConfig,
+    /// Replaced when its token is refused; the number counts the replacements.
+    client: Mutex<(u32, Client)>,
+    troubles: Troubles,
+}
+
+impl Metadata {
+    /// Asks nothing yet. The endpoint is `AWS_EC2_METADATA_SERVICE_ENDPOINT` or the link-local
+    /// address.
+    pub fn new(http: SharedHttpClient, troubles: Troubles) -> Self {
+        let config = ProviderConfig::without_region()
+            .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
+            .with_http_client(http);
+        let client = Mutex::new((0, client(&config)));
+        Self {
+            config,
+            client,
+            troubles,
+        }
+    }
+
+    /// Region and instance ID.
+    pub async fn instance(&self) -> Result<Instance> {
+        let (region, instance_id) = tokio::try_join!(
+            self.value("placement/region", Region::from_str),
+            self.value("instance-id", InstanceId::from_str),
+        )?;
+        Ok(Instance {
+            region,
+            instance_id,
+        })
+    }
+
+    /// Everything else.
+    pub async fn network(&self) -> Result<Network> {
+        let mac = self.value("mac", Mac::from_str).await?;
+        let of_interface = |name: &str| format!("network/interfaces/macs/{mac}/{name}");
+        let (zone, vpc, blocks, subnet, interface, addresses, target) = tokio::try_join!(
+            self.value("placement/availability-zone", Zone::from_str),
+            self.value(of_interface("vpc-id"), VpcId::from_str),
+            self.list(of_interface("vpc-ipv4-cidr-blocks"), cidr_block),
+            self.value(of_interface("subnet-id"), SubnetId::from_str),
+            self.value(of_interface("interface-id"), InterfaceId::from_str),
+            self.list(of_interface("local-ipv4s"), address),
+            self.optional("autoscaling/target-lifecycle-state", TargetState::from_str),
+        )?;
+        Ok(Network {
+            availability_zone: zone,
+            vpc_id: vpc,
+            vpc_cidr_blocks: blocks,
+            subnet_id: subnet,
+            interface_id: interface,
+            mac,
+            private_address: addresses[0],
+            target_lifecycle_state: target,
+        })
+    }
+
+    async fn value<T>(&self, path: impl Into<String>, parse: Parse<T>) -> Result<T> {
+        let path = path.into();
+        let text = self.text(&path).await?;
+        text.ok_or_else(|| anyhow!("not there (404)"))
+            .and_then(|text| Ok(parse(&text)?))
+            .with_context(|| reading(&path))
+    }
+
+    /// One value a line, at least one.
+    async fn list<T>(&self, path: String, parse: Parse<T>) -> Result<Vec<T>> {
+        let text = self.text(&path).await?.unwrap_or_default();
+        let values: Result<Vec<T>, _> = text.lines().map(parse).collect();
+        let values = values.with_context(|| reading(&path))?;
+        ensure!(!values.is_empty(), "{}: the list is empty", reading(&path));
+        Ok(values)
+    }
+
+    /// 404 means that there is no such thing, which is an answer.
+    async fn optional<T>(&self, path: &str, parse: Parse<T>) -> Result<Option<T>> {
+        let text = self.text(path).await?;
+        let value = text.map(|text| parse(&text)).transpose();
+        value.with_context(|| reading(path))
+    }
+
+    /// One read, tried again while IMDS is slow, busy or not up yet, and with a new token when
+    /// the one we have has been refused: the SDK's client keeps using a token until its time
+    /// is up, even after a 401.
+    async fn text(&self, path: &str) -> Result<Option<String>> {
+        let mut waits = IMDS_BACKOFF.into_iter();
+        loop {
+            let (tokens, client) = {
+                let client = self.client.lock().await;
+                (client.0, client.1.clone())
+            };
+            let error = match client.get(format!("/latest/meta-data/{path}")).await {
+                Ok(text) => {
+                    self.troubles.clear(IMDS);
+                    return Ok(Some(text.into()));
+                }
+                Err(error) => error,
+            };
+            match status(&error) {
+                Some(404) => return Ok(None),
+                Some(401) => self.renew_token(tokens).await,
+                Some(400..=499) => return Err(failed(path, &error)),
+                _ => {}
+            }
+            let Some(wait) = waits.next() else {
+                return Err(failed(path, &error));
+            };
+            self.troubles
+                .note(IMDS, format!("{:#}", failed(path, &error)));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Once for all the reads that were under way with the refused token.
+    async fn renew_token(&self, refused: u32) {
+        let mut client = self.client.lock().await;
+        if client.0 == refused {
+            *client = (refused + 1, self::client(&self.config));
+        }
+    }
+}
+
+/// A client makes one attempt, since `text` knows better when to make the next.
+fn client(config: &ProviderConfig) -> Client {
+    Client::builder()
+        .configure(config)
+        .max_attempts(1)
+        .connect_timeout(IMDS_TIMEOUT)
+        .read_timeout(IMDS_TIMEOUT)
+        .operation_attempt_timeout(IMDS_TIMEOUT)
+        .build()
+}
+
+/// The status IMDS answered a read or a token's request with, if it answered.
+fn status(error: &ImdsError) -> Option<u16> {
+    match error {
+        ImdsError::ErrorResponse(response) => Some(response.response().status().as_u16()),
+        _ => None,
+    }
+}
+
+fn failed(path: &str, error: &ImdsError) -> anyhow::Error {
+    let cause = match status(error) {
+        Some(status) => anyhow!("status {status}"),
+        None => anyhow!(crate::aws::causes(error)),
+    };
+    cause.context(reading(path))
+}
+
+type Parse<T> = fn(&str) -> Result<T, Malformed>;
+
+fn cidr_block(text: &str) -> Result<Ipv4Net, Malformed> {
+    text.parse()
+        .map_err(|_| Malformed::new("an IPv4 CIDR block such as 10.0.0.0/16", text))
+}
+
+fn address(text: &str) -> Result<Ipv4Addr, Malformed> {
+    text.parse()
+        .map_err(|_| Malformed::new("an IPv4 address", text))
+}
+
+fn reading(path: &str) -> String {
+    format!("reading {path} from IMDS")
+}

@@ -1,0 +1,178 @@
+//! A report on standard output: one readable table, or one JSON document.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::report::{Outcome, Report, Row, Shown};
+use crate::routes::Action;
+
+/// For programs. The README documents the fields.
+pub fn json(report: &Report) -> String {
+    let network = report.network.as_ref();
+    let lifecycle = report.lifecycle.as_ref();
+    let document = json!({
+        "command": "claim",
+        "version": env!("CARGO_PKG_VERSION"),
+        "dry_run": report.dry_run,
+        "instance": report.instance,
+        "network": network,
+        "source_dest_check_was_on": report.check_was_on,
+        "owner_tag": report.owner_tag,
+        "tables": report.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
+        "lifecycle": lifecycle.map(|lifecycle| json!({
+            "group": lifecycle.launch.group,
+            "state": lifecycle.launch.state.to_string(),
+            "hook": lifecycle.answered.as_ref().map(|(hook, _)| hook),
+            "result": lifecycle.answered.as_ref().map(|(_, answer)| answer.as_str()),
+        })),
+        "error": report.error.as_ref().map(|error| format!("{error:#}")),
+        "exit_code": report.exit_code(),
+    });
+    format!("{document:#}\n")
+}
+
+fn table(report: &Report, row: &Row) -> Value {
+    let before = row.table.default_route.as_ref().map(ToString::to_string);
+    json!({
+        "route_table_id": row.table.id,
+        "tag": row.table.owner,
+        "availability_zone": report.network.as_ref().map(|n| &n.availability_zone),
+        "before": before,
+        "after": after(report, row),
+        "action": match row.action {
+            Action::Create => "create",
+            Action::Replace => "replace",
+            Action::Keep => "keep",
+            Action::Refuse(_) => "refuse",
+        },
+        "result": row.outcome.name(),
+        "reason": row.outcome.reason(),
+    })
+}
+
+/// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
+fn after(report: &Report, row: &Row) -> Option<String> {
+    match (&row.outcome, &row.after) {
+        (Outcome::Planned, None) if report.dry_run => {
+            let instance = report.instance.as_ref()?;
+            let network = report.network.as_ref()?;
+            Some(format!("{}/{}", instance.instance_id, network.interface_id))
+        }
+        (_, Some(after)) => Some(after.to_string()),
+        (_, None) => row.table.default_route.as_ref().map(ToString::to_string),
+    }
+}
+
+/// For people.
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    if let (Some(instance), Some(network)) = (&report.instance, &report.network) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{} ({}, {}) in {}, {}",
+            instance.instance_id,
+            network.interface_id,
+            network.private_address,
+            network.availability_zone,
+            network.vpc_id
+        );
+    }
+    if report.dry_run && report.check_was_on == Some(true) {
+        text.push_str("would turn the source/destination check off\n");
+    }
+    if !report.rows.is_empty() {
+        text.push_str(&rows(report));
+    }
+    if let Some(lifecycle) = &report.lifecycle {
+        let _ = write!(
+            text,
+            "Auto Scaling group {}: {}",
+            lifecycle.launch.group, lifecycle.launch.state
+        );
+        if let Some((hook, answer)) = &lifecycle.answered {
+            let _ = write!(text, ", hook {hook} completed with {answer}");
+        }
+        text.push('\n');
+    }
+    if report.error.is_none() {
+        let _ = writeln!(text, "{}", summary(report));
+    }
+    text
+}
+
+fn rows(report: &Report) -> String {
+    let zone = report
+        .network
+        .as_ref()
+        .map(|n| n.availability_zone.as_str());
+    let mut cells =
+        vec![["ROUTE TABLE", "TAG", "ZONE", "BEFORE → AFTER", "RESULT"].map(str::to_owned)];
+    for row in &report.rows {
+        let after = after(report, row);
+        let result = match row.outcome.reason() {
+            Some(reason) => format!("{}: {reason}", row.outcome.name()),
+            None => row.outcome.name().to_owned(),
+        };
+        cells.push([
+            row.table.id.to_string(),
+            format!("{}={}", report.owner_tag, row.table.owner),
+            zone.unwrap_or_default().to_owned(),
+            format!(
+                "{} → {}",
+                Shown(row.table.default_route.as_ref()),
+                after.as_deref().unwrap_or("no default route")
+            ),
+            result,
+        ]);
+    }
+    align(&cells)
+}
+
+/// Columns as wide as their widest cell; the last one is left ragged.
+fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            if column + 1 == N {
+                text.push_str(cell);
+            } else {
+                let _ = write!(text, "{cell:<width$}  ", width = width(column));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn summary(report: &Report) -> String {
+    let count = |wanted: fn(&Outcome) -> bool| {
+        report
+            .rows
+            .iter()
+            .filter(|row| wanted(&row.outcome))
+            .count()
+    };
+    let kept = count(|o| *o == Outcome::Kept);
+    if report.rows.is_empty() {
+        "nothing to do: no route table to claim".to_owned()
+    } else if report.dry_run {
+        let planned = count(|o| *o == Outcome::Planned);
+        format!("dry run: {planned} to claim, {kept} lead here already; nothing was changed")
+    } else if kept == report.rows.len() {
+        format!("nothing to do: {kept} of {kept} route tables lead here already")
+    } else {
+        let claimed = count(|o| *o == Outcome::Claimed);
+        let superseded = count(|o| *o == Outcome::Superseded);
+        let mut text = format!("done: {claimed} claimed, {kept} led here already");
+        if superseded > 0 {
+            let _ = write!(text, ", {superseded} claimed by another NAT right after");
+        }
+        text
+    }
+}

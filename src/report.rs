@@ -1,0 +1,274 @@
+//! What a run found, did and failed at, as one readable table or one JSON document. Both say
+//! the same; the JSON's field names are stable and documented in the README.
+
+use std::fmt;
+
+use anyhow::{Error, Result, bail};
+
+use crate::autoscaling::{Answer, Launch};
+use crate::identity::{Instance, Network};
+use crate::ids::TableId;
+use crate::routes::{Action, DefaultRoute, Nat, Step, Table};
+
+/// Exit codes; `hanat --help` lists them. 2, wrong usage, is clap's.
+pub mod exit {
+    /// Done, or nothing to do.
+    pub const DONE: u8 = 0;
+    /// Failed.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage.
+    pub const USAGE: u8 = 2;
+    /// Some tables refused or failed, others claimed.
+    pub const PARTIAL: u8 = 3;
+}
+
+/// A run's report, filled as the run goes on.
+#[derive(Debug)]
+pub struct Report {
+    /// Whether changes were only planned.
+    pub dry_run: bool,
+    /// Key of the owner tag.
+    pub owner_tag: String,
+    /// This instance, once known.
+    pub instance: Option<Instance>,
+    /// Its place in the VPC, once known.
+    pub network: Option<Network>,
+    /// Whether the source/destination check was found on, once known.
+    pub check_was_on: Option<bool>,
+    /// A row for each tagged table, in the order of the plan.
+    pub rows: Vec<Row>,
+    /// What the group said and was told.
+    pub lifecycle: Option<Lifecycle>,
+    /// Whether a hook may be waiting that could not be answered.
+    pub unanswered: bool,
+    /// Why the run failed.
+    pub error: Option<Error>,
+}
+
+/// A table and what became of it.
+#[derive(Debug)]
+pub struct Row {
+    /// The table as it was read first.
+    pub table: Table,
+    /// What was planned.
+    pub action: Action,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The default route as read last, after a change.
+    pub after: Option<DefaultRoute>,
+}
+
+/// What became of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was done yet, or only planned.
+    Planned,
+    /// EC2 accepted the change; nothing has shown it yet.
+    Accepted,
+    /// Its default route leads here, as EC2 shows.
+    Claimed,
+    /// It led here before.
+    Kept,
+    /// Another instance claimed it right after this one.
+    Superseded,
+    /// It must not be touched.
+    Refused(String),
+    /// The change failed.
+    Failed(String),
+}
+
+impl Outcome {
+    /// As the table and the JSON spell it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Accepted => "unverified",
+            Self::Claimed => "claimed",
+            Self::Kept => "kept",
+            Self::Superseded => "superseded",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Why it was not claimed.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(reason) | Self::Failed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl Row {
+    /// A row for a planned step.
+    pub fn new(step: Step) -> Self {
+        let outcome = match &step.action {
+            Action::Keep => Outcome::Kept,
+            Action::Refuse(refusal) => Outcome::Refused(refusal.to_string()),
+            Action::Create | Action::Replace => Outcome::Planned,
+        };
+        Self {
+            table: step.table,
+            action: step.action,
+            outcome,
+            after: None,
+        }
+    }
+
+    /// Whether this instance claimed the table: it leads here, or did until another NAT
+    /// claimed it in turn.
+    pub fn is_held(&self) -> bool {
+        matches!(
+            self.outcome,
+            Outcome::Claimed | Outcome::Kept | Outcome::Superseded
+        )
+    }
+
+    /// Takes in what the table shows now, if its change is under way. Reads are eventually
+    /// consistent: what it showed before the change counts for nothing, and another target
+    /// counts only when it is seen twice in a row.
+    pub fn settle(&mut self, now: Option<&Table>, nat: &Nat) {
+        if !matches!(self.outcome, Outcome::Accepted | Outcome::Planned) {
+            return;
+        }
+        let Some(now) = now else {
+            let gone = "it is gone, or not tagged any more";
+            self.outcome = Outcome::Failed(format!("{}: {gone}", self.table.id));
+            return;
+        };
+        if nat.holds(now) {
+            self.outcome = Outcome::Claimed;
+        } else if self.outcome == Outcome::Accepted
+            && now.default_route.is_some()
+            && now.default_route != self.table.default_route
+            && now.default_route == self.after
+        {
+            self.outcome = Outcome::Superseded;
+        }
+        self.after.clone_from(&now.default_route);
+    }
+
+    fn why_lost(&self) -> String {
+        let id = &self.table.id;
+        match &self.outcome {
+            Outcome::Failed(reason) => reason.clone(),
+            Outcome::Refused(reason) => format!("{id} refused: {reason}"),
+            Outcome::Accepted => format!(
+                "{id}: EC2 accepted the change and still shows {}",
+                Shown(self.after.as_ref())
+            ),
+            _ => format!("{id}: not tried"),
+        }
+    }
+}
+
+/// What the Auto Scaling group said, and what it was told.
+#[derive(Debug)]
+pub struct Lifecycle {
+    /// The group and this instance's state.
+    pub launch: Launch,
+    /// The hook that was answered, and how.
+    pub answered: Option<(String, Answer)>,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(owner_tag: &str, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            owner_tag: owner_tag.to_owned(),
+            instance: None,
+            network: None,
+            check_was_on: None,
+            rows: Vec::new(),
+            lifecycle: None,
+            unanswered: false,
+            error: None,
+        }
+    }
+
+    /// The changes the plan asks for: row, table, action.
+    pub fn changes(&self) -> Vec<(usize, TableId, Action)> {
+        self.rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| matches!(row.action, Action::Create | Action::Replace))
+            .map(|(index, row)| (index, row.table.id.clone(), row.action.clone()))
+            .collect()
+    }
+
+    /// Whether nothing more can be learned by reading back.
+    pub fn is_settled(&self) -> bool {
+        let open = |row: &Row| matches!(row.outcome, Outcome::Accepted | Outcome::Planned);
+        !self.rows.iter().any(open)
+    }
+
+    /// What the tables show whose change was accepted and has not been seen yet.
+    pub fn unsettled(&self) -> String {
+        let open = self
+            .rows
+            .iter()
+            .filter(|row| row.outcome == Outcome::Accepted);
+        let texts: Vec<String> = open.map(Row::why_lost).collect();
+        texts.join(", ")
+    }
+
+    /// Fails unless every table was claimed or kept (or, in a dry run, can be).
+    pub fn verdict(&self) -> Result<()> {
+        let all = self.rows.len();
+        let lost: Vec<&Row> = self.rows.iter().filter(|row| !self.is_fine(row)).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let whys: Vec<String> = lost.iter().take(3).map(|row| row.why_lost()).collect();
+        let mut whys = whys.join("; ");
+        if lost.len() > 3 {
+            whys = format!("{whys}; and {} more", lost.len() - 3);
+        }
+        if lost.len() == all {
+            bail!("none of {all} route tables claimed: {whys}");
+        }
+        bail!("{} of {all} route tables not claimed: {whys}", lost.len());
+    }
+
+    /// Whether IMDS said that this instance is in no Auto Scaling group.
+    pub fn is_outside_group(&self) -> bool {
+        let network = self.network.as_ref();
+        network.is_some_and(|network| network.target_lifecycle_state.is_none())
+    }
+
+    /// Whether any table counts on this instance.
+    pub fn holds_any(&self) -> bool {
+        self.rows.iter().any(Row::is_held)
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        let fine = self.rows.iter().filter(|row| self.is_fine(row)).count();
+        match &self.error {
+            None => exit::DONE,
+            Some(_) if 0 < fine && fine < self.rows.len() && !self.unanswered => exit::PARTIAL,
+            Some(_) => exit::FAILED,
+        }
+    }
+
+    fn is_fine(&self, row: &Row) -> bool {
+        row.is_held() || (self.dry_run && row.outcome == Outcome::Planned)
+    }
+}
+
+/// A default route, or that there is none.
+pub struct Shown<'a>(pub Option<&'a DefaultRoute>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(route) => write!(f, "{route}"),
+            None => f.write_str("no default route"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

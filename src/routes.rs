@@ -1,0 +1,231 @@
+//! Tables and identity in, plan out: what to do with each route table's default route, and
+//! why. Pure; the rules under which a route is never touched live here.
+
+use std::fmt;
+
+use crate::identity::{Instance, Network};
+use crate::ids::{InstanceId, InterfaceId, SubnetId, TableId, VpcId, Zone};
+
+/// The owner tag's value for a table that any NAT instance may claim.
+pub const ANY: &str = "any";
+
+/// A route table, as far as this program looks at it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Its ID.
+    pub id: TableId,
+    /// The VPC it belongs to.
+    pub vpc: VpcId,
+    /// The value of its owner tag.
+    pub owner: String,
+    /// Whether it serves the VPC's subnets that have no table of their own.
+    pub main: bool,
+    /// The subnets that are associated with it by name.
+    pub subnets: Vec<SubnetId>,
+    /// Its route for `0.0.0.0/0`.
+    pub default_route: Option<DefaultRoute>,
+}
+
+/// A default route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DefaultRoute {
+    /// Where it leads.
+    pub target: Target,
+    /// Whether EC2 says that the target is gone (`blackhole`). It says so late, and never of
+    /// an instance that runs without forwarding.
+    pub blackhole: bool,
+}
+
+impl fmt::Display for DefaultRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.blackhole { " (blackhole)" } else { "" };
+        write!(f, "{}{state}", self.target)
+    }
+}
+
+/// Where a default route leads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// A NAT instance. EC2 reports instance and interface, but a route whose interface is
+    /// detached has no instance, and either may be missing elsewhere.
+    Instance {
+        /// The instance.
+        instance: Option<InstanceId>,
+        /// Its interface.
+        interface: Option<InterfaceId>,
+    },
+    /// An internet gateway or, in a Wavelength zone, a carrier gateway: the way out that a NAT
+    /// instance itself needs.
+    InternetGateway(String),
+    /// Anything else, by ID: a NAT gateway, a transit gateway, …
+    Other(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance {
+                instance: Some(instance),
+                interface: Some(interface),
+            } => write!(f, "{instance}/{interface}"),
+            Self::Instance {
+                instance: Some(instance),
+                ..
+            } => write!(f, "{instance}"),
+            Self::Instance {
+                interface: Some(interface),
+                ..
+            } => write!(f, "{interface}"),
+            Self::Instance { .. } => f.write_str("unknown"),
+            Self::InternetGateway(id) | Self::Other(id) => f.write_str(id),
+        }
+    }
+}
+
+/// This NAT instance, as a target of routes.
+#[derive(Clone, Debug)]
+pub struct Nat {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The interface that routes point at.
+    pub interface: InterfaceId,
+    /// The subnet it stands in.
+    pub subnet: SubnetId,
+    /// The VPC it stands in.
+    pub vpc: VpcId,
+    /// The zone it stands in.
+    pub zone: Zone,
+}
+
+impl Nat {
+    /// From what IMDS says.
+    pub fn new(instance: &Instance, network: &Network) -> Self {
+        Self {
+            instance: instance.instance_id.clone(),
+            interface: network.interface_id.clone(),
+            subnet: network.subnet_id.clone(),
+            vpc: network.vpc_id.clone(),
+            zone: network.availability_zone.clone(),
+        }
+    }
+
+    /// Whether a route leads here. The interface decides where EC2 shows one.
+    pub fn is_target(&self, target: &Target) -> bool {
+        match target {
+            Target::Instance {
+                interface: Some(interface),
+                ..
+            } => *interface == self.interface,
+            Target::Instance {
+                instance: Some(instance),
+                ..
+            } => *instance == self.instance,
+            _ => false,
+        }
+    }
+
+    /// Whether a table's default route leads here and works.
+    pub fn holds(&self, table: &Table) -> bool {
+        let route = table.default_route.as_ref();
+        route.is_some_and(|route| self.is_target(&route.target) && !route.blackhole)
+    }
+}
+
+/// What to do with a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// It has no default route: make one.
+    Create,
+    /// Its default route leads elsewhere, or EC2 shows it as blackhole: replace it.
+    Replace,
+    /// Its default route leads here already.
+    Keep,
+    /// It must not be touched.
+    Refuse(Refusal),
+}
+
+/// Why a table must not be touched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// It belongs to another VPC.
+    OtherVpc(VpcId),
+    /// Its owner tag names neither `any` nor this zone.
+    OtherOwner(String),
+    /// The NAT instance's own subnet uses it: it would route to itself.
+    OwnSubnet(SubnetId),
+    /// It is the way out to the Internet, for whatever public subnet uses it.
+    InternetGateway(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherVpc(vpc) => write!(f, "it belongs to another VPC, {vpc}"),
+            Self::OtherOwner(owner) => write!(f, "its owner tag says {owner:?}"),
+            Self::OwnSubnet(subnet) => {
+                write!(f, "it serves this instance's own subnet, {subnet}")
+            }
+            Self::InternetGateway(id) => {
+                write!(f, "its default route leads to an internet gateway, {id}")
+            }
+        }
+    }
+}
+
+/// A table and what to do with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The table as it was read.
+    pub table: Table,
+    /// What to do.
+    pub action: Action,
+}
+
+/// Decides for every table. Tables of the own zone come before those of any zone: they depend
+/// on this instance most. Planning again after the plan was carried out says `Keep` (or
+/// `Refuse`) throughout.
+///
+/// `subnet_table` is the table that is associated with the NAT's own subnet by name; without
+/// one, the VPC's main table serves the subnet.
+pub fn plan(tables: Vec<Table>, nat: &Nat, subnet_table: Option<&TableId>) -> Vec<Step> {
+    let mut steps: Vec<Step> = tables
+        .into_iter()
+        .map(|table| Step {
+            action: action(&table, nat, subnet_table),
+            table,
+        })
+        .collect();
+    steps.sort_by(|a, b| {
+        let key = |step: &Step| (step.table.owner == ANY, step.table.id.clone());
+        key(a).cmp(&key(b))
+    });
+    steps
+}
+
+fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
+    if table.vpc != nat.vpc {
+        return Action::Refuse(Refusal::OtherVpc(table.vpc.clone()));
+    }
+    if table.owner != ANY && table.owner != nat.zone.as_str() {
+        return Action::Refuse(Refusal::OtherOwner(table.owner.clone()));
+    }
+    let serves_own_subnet = match subnet_table {
+        Some(id) => table.id == *id,
+        None => table.main,
+    };
+    if serves_own_subnet || table.subnets.contains(&nat.subnet) {
+        return Action::Refuse(Refusal::OwnSubnet(nat.subnet.clone()));
+    }
+    match &table.default_route {
+        None => Action::Create,
+        Some(DefaultRoute {
+            target: Target::InternetGateway(id),
+            ..
+        }) => Action::Refuse(Refusal::InternetGateway(id.clone())),
+        Some(_) if nat.holds(table) => Action::Keep,
+        Some(_) => Action::Replace,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! What stood in the way last. Calls are tried again for as long as there is time; when it is
+//! up, the reason is whatever kept failing until then, and the user must see it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::FinalizerInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+
+use crate::aws::causes;
+
+/// The latest trouble of each thing that is being tried, until it works.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Troubles {
+    /// `what` failed once more.
+    pub fn note(&self, what: &str, why: String) {
+        tracing::debug!("{what}: {why}");
+        self.lock().insert(what.to_owned(), why);
+    }
+
+    /// `what` works.
+    pub fn clear(&self, what: &str) {
+        self.lock().remove(what);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        // Whatever panicked elsewhere, a map of texts is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Troubles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let troubles = self.lock();
+        let texts = troubles.iter().map(|(what, why)| format!("{what}: {why}"));
+        f.write_str(&texts.collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// Notes each failed attempt at an AWS call under the call's name.
+#[dyn_dispatch_hint]
+impl Intercept for Troubles {
+    fn name(&self) -> &'static str {
+        "troubles"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let call = config.load::<Metadata>().map_or("call", Metadata::name);
+        match context.output_or_error() {
+            Some(Err(error)) => self.note(call, causes(error)),
+            Some(Ok(_)) => self.clear(call),
+            None => {}
+        }
+        Ok(())
+    }
+}
