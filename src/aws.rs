@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -14,6 +15,7 @@ use aws_smithy_types::error::ErrorMetadata;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::config;
+use crate::credentials::PatientChain;
 use crate::ids::Region;
 use crate::troubles::Troubles;
 
@@ -31,7 +33,7 @@ impl Clients {
     /// Reads the SDK's environment variables and profile; calls nothing. Failed attempts are
     /// noted in `troubles`.
     pub async fn new(http: SharedHttpClient, region: &Region, troubles: &Troubles) -> Self {
-        let config = sdk_config(http, region).await;
+        let config = sdk_config(http, region, troubles).await;
         let ec2 = aws_sdk_ec2::config::Builder::from(&config)
             .retry_partition(retries())
             .interceptor(troubles.clone())
@@ -47,7 +49,12 @@ impl Clients {
     }
 }
 
-async fn sdk_config(http: SharedHttpClient, region: &Region) -> SdkConfig {
+async fn sdk_config(http: SharedHttpClient, region: &Region, troubles: &Troubles) -> SdkConfig {
+    let region = aws_config::Region::new(region.as_str().to_owned());
+    let credentials = PatientChain::new(http.clone(), region.clone(), troubles.clone());
+    let identities = IdentityCache::lazy()
+        .load_timeout(config::CREDENTIALS_TIMEOUT)
+        .build();
     let retries = RetryConfig::standard()
         .with_max_attempts(config::MAX_ATTEMPTS)
         .with_initial_backoff(config::INITIAL_BACKOFF)
@@ -57,7 +64,9 @@ async fn sdk_config(http: SharedHttpClient, region: &Region) -> SdkConfig {
         .operation_attempt_timeout(config::ATTEMPT_TIMEOUT)
         .build();
     aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .region(aws_config::Region::new(region.as_str().to_owned()))
+        .region(region)
+        .credentials_provider(credentials)
+        .identity_cache(identities)
         .http_client(http)
         .retry_config(retries)
         .timeout_config(timeouts)
@@ -150,7 +159,8 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
             return one_line(&format!("{code}: {}", answer.message().unwrap_or_default()));
         }
         let text = one_line(&error.to_string());
-        if texts.last().is_none_or(|last| !last.contains(&text)) {
+        let wrapper = text == "operation error";
+        if !wrapper && texts.last().is_none_or(|last| !last.contains(&text)) {
             texts.push(text);
         }
         next = error.source();

@@ -40,6 +40,9 @@ pub const IMDS_BACKOFF: [Duration; 5] = [
     Duration::from_secs(2),
 ];
 
+/// How long getting credentials may take, attempts at IMDS included.
+pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How long one egress probe may take, from connecting to the answer's header.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -48,8 +51,9 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Calls that change routes, burst and refill a second. EC2's bucket holds 50 and refills 5 a
-/// second for each account, region and call (EC2 API reference, "Request throttling").
-pub const ROUTE_CALLS: (f64, f64) = (50.0, 5.0);
+/// second for each account, region and call (EC2 API reference, "Request throttling"). A few
+/// are left over, because calls may arrive closer together than they were sent.
+pub const ROUTE_CALLS: (f64, f64) = (45.0, 5.0);
 
 /// Route changes under way at once: enough to keep the bucket, not the network, the limit.
 pub const ROUTE_CALLS_IN_FLIGHT: usize = 16;

@@ -99,10 +99,8 @@ impl Metadata {
     /// Asks nothing yet. The endpoint is `AWS_EC2_METADATA_SERVICE_ENDPOINT` or the link-local
     /// address.
     pub fn new(http: SharedHttpClient, troubles: Troubles) -> Self {
-        let config = ProviderConfig::without_region()
-            .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
-            .with_http_client(http);
-        let client = Mutex::new((0, client(&config)));
+        let config = imds_config(http);
+        let client = Mutex::new((0, imds_client(&config)));
         Self {
             config,
             client,
@@ -207,13 +205,20 @@ impl Metadata {
     async fn renew_token(&self, refused: u32) {
         let mut client = self.client.lock().await;
         if client.0 == refused {
-            *client = (refused + 1, self::client(&self.config));
+            *client = (refused + 1, imds_client(&self.config));
         }
     }
 }
 
-/// A client makes one attempt, since `text` knows better when to make the next.
-fn client(config: &ProviderConfig) -> Client {
+/// What an IMDS client needs to know.
+pub fn imds_config(http: SharedHttpClient) -> ProviderConfig {
+    ProviderConfig::without_region()
+        .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
+        .with_http_client(http)
+}
+
+/// A client that makes one attempt: its users know better when to make the next.
+pub fn imds_client(config: &ProviderConfig) -> Client {
     Client::builder()
         .configure(config)
         .max_attempts(1)

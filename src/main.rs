@@ -18,6 +18,7 @@ mod aws;
 mod claim;
 mod cli;
 mod config;
+mod credentials;
 mod ec2;
 mod egress;
 mod http;

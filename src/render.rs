@@ -110,7 +110,13 @@ fn rows(report: &Report) -> String {
     let mut cells =
         vec![["ROUTE TABLE", "TAG", "ZONE", "BEFORE → AFTER", "RESULT"].map(str::to_owned)];
     for row in &report.rows {
-        let after = after(report, row);
+        let before = Shown(row.table.default_route.as_ref()).to_string();
+        let after = after(report, row).unwrap_or_else(|| Shown(None).to_string());
+        let route = if before == after {
+            before
+        } else {
+            format!("{before} → {after}")
+        };
         let result = match row.outcome.reason() {
             Some(reason) => format!("{}: {reason}", row.outcome.name()),
             None => row.outcome.name().to_owned(),
@@ -119,11 +125,7 @@ fn rows(report: &Report) -> String {
             row.table.id.to_string(),
             format!("{}={}", report.owner_tag, row.table.owner),
             zone.unwrap_or_default().to_owned(),
-            format!(
-                "{} → {}",
-                Shown(row.table.default_route.as_ref()),
-                after.as_deref().unwrap_or("no default route")
-            ),
+            route,
             result,
         ]);
     }
@@ -169,7 +171,10 @@ fn summary(report: &Report) -> String {
     } else {
         let claimed = count(|o| *o == Outcome::Claimed);
         let superseded = count(|o| *o == Outcome::Superseded);
-        let mut text = format!("done: {claimed} claimed, {kept} led here already");
+        let mut text = format!("done: {claimed} claimed");
+        if kept > 0 {
+            let _ = write!(text, ", {kept} led here already");
+        }
         if superseded > 0 {
             let _ = write!(text, ", {superseded} claimed by another NAT right after");
         }

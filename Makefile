@@ -1,0 +1,120 @@
+# Everything a newcomer or CI runs. `make help` lists it.
+# What is needed beyond Rust, a C compiler, Python 3 and make is set up inside the tree.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+COMMA := ,
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET ?= $(HOST)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+BINARY := target/$(TARGET)/release/hanat
+PYTHON := .venv/bin/python
+
+# What .cargo/config.toml says (RUSTFLAGS replaces it), and: without the paths of the machine
+# that built it; identical functions folded into one where Rust brings the linker that can.
+REGISTRY := $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src
+SYSROOT := $(shell rustc --print sysroot 2>/dev/null)
+LLD := $(and $(filter x86_64-unknown-linux-gnu,$(TARGET)),$(wildcard $(SYSROOT)/lib/rustlib/$(HOST)/bin/gcc-ld/ld.lld))
+RELEASE_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom" \
+	--remap-path-prefix=$(REGISTRY)=/crates --remap-path-prefix=$(CURDIR)=/hanat \
+	$(if $(LLD),-C link-arg=-Wl$(COMMA)--icf=all)
+
+# For targets other than the host's.
+CROSS_GCC_aarch64-unknown-linux-gnu := aarch64-linux-gnu-gcc
+CROSS_PACKAGE_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu
+CROSS_GCC_aarch64-unknown-linux-musl := aarch64-linux-musl-gcc
+CROSS_PACKAGE_aarch64-unknown-linux-musl := a musl cross gcc
+CROSS_GCC_x86_64-unknown-linux-musl := musl-gcc
+CROSS_PACKAGE_x86_64-unknown-linux-musl := musl-tools
+CROSS_GCC_x86_64-unknown-linux-gnu := x86_64-linux-gnu-gcc
+CROSS_PACKAGE_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu
+CROSS_GCC := $(if $(filter-out $(HOST),$(TARGET)),$(CROSS_GCC_$(TARGET)))
+TARGET_VARIABLE := $(shell echo $(TARGET) | tr a-z- A-Z_)
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: demo
+demo: $(BINARY) .venv/ready ## Build, then watch a NAT claim its routes in an emulated VPC
+	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.demo
+
+.PHONY: test
+test: $(BINARY) .venv/ready ## Build, then run all tests: Rust's units, and the binary from outside
+	@echo "== unit tests (compiling them takes a few minutes the first time)"
+	cargo test --locked
+	@echo "== the binary from outside"
+	HANAT_BIN=$(BINARY) $(PYTHON) -m pytest -n 4 tests
+
+.PHONY: lint
+lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	.venv/bin/ruff format --check tests
+	.venv/bin/ruff check tests
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --offline check licenses bans sources; \
+	else \
+		echo "cargo-deny is not installed: licences were not checked (.ci/run does)"; \
+	fi
+
+.PHONY: build
+build: $(BINARY) ## Build the release binary
+
+$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml $(shell find src -name '*.rs') | check-rust
+	@rustlib=$(SYSROOT)/lib/rustlib/$(TARGET); \
+	if ! [ -d "$$rustlib" ]; then \
+		echo "this Rust toolchain has no standard library for $(TARGET); run: rustup target add $(TARGET)" >&2; \
+		exit 1; \
+	fi
+	@if [ -n "$(CROSS_GCC)" ] && ! command -v "$(CROSS_GCC)" >/dev/null; then \
+		echo "$(CROSS_GCC) is missing, which links for $(TARGET); install: $(CROSS_PACKAGE_$(TARGET))" >&2; \
+		exit 1; \
+	fi
+	@echo "== building hanat $(VERSION) for $(TARGET) (the first time: 5 to 10 minutes and 5 GB of memory)"
+	@$(if $(CROSS_GCC),CARGO_TARGET_$(TARGET_VARIABLE)_LINKER=$(CROSS_GCC) CC_$(subst -,_,$(TARGET))=$(CROSS_GCC)) \
+	RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --locked --release --target $(TARGET)
+	@touch $@
+
+.PHONY: dist
+dist: $(BINARY) ## Compress the release binary into dist/, with SHA256SUMS (TARGET=… for another one)
+	@mkdir -p dist
+	cp $(BINARY) dist/hanat-$(VERSION)-$(TARGET)
+	gzip -n -9 -k -f dist/hanat-$(VERSION)-$(TARGET)
+	cd dist && sha256sum hanat-$(VERSION)-* > SHA256SUMS
+	@ls -l dist && cat dist/SHA256SUMS
+
+.PHONY: bench
+bench: $(BINARY) .venv/ready ## Measure against a shell script, and against the limit
+	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.bench
+
+.PHONY: world
+world: .venv/ready ## Start an emulated AWS and print what to export to talk to it
+	@$(PYTHON) -m tests.world
+
+.PHONY: lock
+lock: ## Renew requirements.txt from requirements.in (needs uv)
+	uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 \
+		--no-header --no-annotate requirements.in -o requirements.txt
+
+.PHONY: clean
+clean: ## Remove everything that was built or set up
+	rm -rf target dist .venv .pytest_cache .ruff_cache
+
+.venv/ready: requirements.txt
+	@command -v python3 >/dev/null || { echo "python3 is missing; install: python3" >&2; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed, python3 is $$(python3 -V)" >&2; exit 1; }
+	@python3 -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "python3 lacks its venv module; install: python3-venv" >&2; exit 1; }
+	@echo "== setting up Python packages in .venv"
+	@python3 -m venv --clear .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+.PHONY: check-rust
+check-rust:
+	@command -v cargo >/dev/null || { echo "cargo is missing; install Rust (rustup, or your distribution) 1.94.1 or later" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing; install: gcc and libc6-dev (Debian), gcc (Fedora)" >&2; exit 1; }

@@ -1,0 +1,1 @@
+"""The black-box tests and the world they run against."""

@@ -1,0 +1,42 @@
+"""Fixtures: the binary under test, the world it meets, and a NAT instance to run it on."""
+
+import pytest
+
+from tests.nat import Nat, binary_path
+from tests.world import World
+from tests.world.scene import ZONES, Scene, two_zone_vpc
+
+
+@pytest.fixture(scope="session")
+def _world():
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def world(_world):
+    """An empty account. Afterwards: moto met nothing it could not do, and IMDS was never read
+    without a token."""
+    _world.reset()
+    yield _world
+    faults = _world.faults
+    tokenless = [c for c in _world.imds_calls() if c.method == "GET" and not c.had_token]
+    _world.calm()
+    assert faults == []
+    assert tokenless == []
+
+
+@pytest.fixture
+def scene(world) -> Scene:
+    """A VPC of two zones with a tagged, empty route table in each, and no NAT yet."""
+    return two_zone_vpc(world, nats_in_group=False)
+
+
+@pytest.fixture
+def nat(scene) -> Nat:
+    """A NAT instance of the first zone, launched by its group and waiting for its hook."""
+    return Nat(scene, scene.launch_group(ZONES[0]))
+
+
+def pytest_report_header():
+    return f"binary under test: {binary_path()}"

@@ -1,0 +1,237 @@
+"""The run by moment: first boot in a group and without one, by hand, again, warm pool, dry run;
+and what it prints."""
+
+import json
+
+import pytest
+
+from tests.nat import Nat
+from tests.world.scene import HOOK, ZONES
+
+OWN, OTHER = ZONES
+
+
+def test_first_boot_in_a_group(nat):
+    table = nat.scene.private_tables[OWN]
+
+    ran = nat.claim()
+
+    assert ran.code == 0, ran
+    assert nat.owns(table)
+    assert nat.route(nat.scene.private_tables[OTHER]) is None
+    assert nat.answers == ["CONTINUE"]
+    assert nat.state == "InService"
+    assert nat.called == {
+        "DescribeAutoScalingInstances": 1,
+        "DescribeLifecycleHooks": 1,
+        # The tagged tables, the own subnet's, and the read-back.
+        "DescribeRouteTables": 3,
+        # The source/destination check before and after it was turned off.
+        "DescribeNetworkInterfaces": 2,
+        "ModifyNetworkInterfaceAttribute": 1,
+        "CreateRoute": 1,
+        "CompleteLifecycleAction": 1,
+    }
+
+
+def test_the_source_destination_check_is_off_before_a_route_leads_here(nat):
+    assert nat.claim().code == 0
+    interface = nat.world.ec2.describe_network_interfaces(NetworkInterfaceIds=[nat.interface])
+    assert interface["NetworkInterfaces"][0]["SourceDestCheck"] is False
+    order = [call.action for call in nat.world.calls()]
+    assert order.index("ModifyNetworkInterfaceAttribute") < order.index("CreateRoute")
+
+
+def test_the_readable_table(nat):
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    own = nat.scene.private_tables[OWN]
+    [shared] = nat.scene.add_tables(1, "any", default=peer.interface)
+
+    ran = nat.claim()
+
+    header, first, second = ran.stdout.splitlines()[1:4]
+    assert header.split("  ")[0] == "ROUTE TABLE"
+    here = f"{nat.instance}/{nat.interface}"
+    assert first.split() == [
+        *(own, f"NATAZ={OWN}", OWN),
+        *("no", "default", "route", "→", here, "claimed"),
+    ]
+    before = f"{peer.instance}/{peer.interface}"
+    assert second.split() == [shared, "NATAZ=any", OWN, before, "→", here, "claimed"]
+    assert "done: 2 claimed" in ran.stdout
+    assert f"hook {HOOK} completed with CONTINUE" in ran.stdout
+
+
+def test_the_json_document(nat):
+    table = nat.scene.private_tables[OWN]
+
+    ran = nat.claim("--output", "json")
+
+    assert ran.json == {
+        "command": "claim",
+        "version": ran.json["version"],
+        "dry_run": False,
+        "owner_tag": "NATAZ",
+        "instance": {"region": "us-east-1", "instance_id": nat.instance},
+        "network": {
+            "availability_zone": OWN,
+            "vpc_id": nat.scene.vpc,
+            "vpc_cidr_blocks": ["10.0.0.0/16"],
+            "subnet_id": nat.scene.public_subnets[OWN],
+            "interface_id": nat.interface,
+            "mac": ran.json["network"]["mac"],
+            "private_address": ran.json["network"]["private_address"],
+            "target_lifecycle_state": "InService",
+        },
+        "source_dest_check_was_on": True,
+        "tables": [
+            {
+                "route_table_id": table,
+                "tag": OWN,
+                "availability_zone": OWN,
+                "before": None,
+                "after": f"{nat.instance}/{nat.interface}",
+                "action": "create",
+                "result": "claimed",
+                "reason": None,
+            }
+        ],
+        "lifecycle": {
+            "group": nat.scene.groups[OWN],
+            "state": "Pending:Wait",
+            "hook": HOOK,
+            "result": "CONTINUE",
+        },
+        "error": None,
+        "exit_code": 0,
+    }
+
+
+def test_a_failure_is_one_json_document_too(nat):
+    nat.world.deny("DescribeRouteTables")
+    ran = nat.claim("--output", "json", "--log-format", "json")
+    assert ran.code == 1
+    assert ran.json["exit_code"] == 1
+    assert "UnauthorizedOperation" in ran.json["error"]
+    last = json.loads(ran.stderr.splitlines()[-1])
+    assert last["level"] == "ERROR"
+    assert last["message"] == ran.json["error"]
+
+
+def test_first_boot_without_a_group(scene):
+    nat = Nat(scene, scene.launch_instance(scene.public_subnets[OWN]))
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert nat.owns(scene.private_tables[OWN])
+    assert nat.answers == []
+    assert "CompleteLifecycleAction" not in nat.called
+
+
+def test_first_boot_in_a_group_without_a_hook(scene):
+    nat = Nat(scene, scene.launch_group(OWN, hook=False))
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert nat.owns(scene.private_tables[OWN])
+    assert "CompleteLifecycleAction" not in nat.called
+    assert nat.state == "InService"
+
+
+def test_running_it_again_changes_nothing_and_says_so(nat):
+    nat.scene.add_tables(3)
+    assert nat.claim().code == 0
+    changes = nat.changes
+
+    ran = nat.claim()
+
+    assert ran.code == 0, ran
+    assert nat.changes == changes
+    assert "nothing to do: 4 of 4 route tables lead here already" in ran.stdout
+
+
+def test_claiming_routes_back_by_hand(nat):
+    table = nat.scene.private_tables[OWN]
+    assert nat.claim().code == 0
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    nat.world.ec2.replace_route(
+        RouteTableId=table,
+        DestinationCidrBlock="0.0.0.0/0",
+        NetworkInterfaceId=peer.interface,
+    )
+
+    ran = nat.claim()
+
+    assert ran.code == 0, ran
+    assert nat.owns(table)
+    assert nat.changes["ReplaceRoute"] == 1
+    assert nat.changes["CompleteLifecycleAction"] == 1, "the hook was answered by the first run"
+
+
+@pytest.mark.parametrize("state", ["Warmed:Pending:Wait", "Warmed:Stopped"])
+def test_nothing_is_claimed_in_the_warm_pool(nat, state):
+    nat.world.set_lifecycle_state(nat.instance, state)
+
+    ran = nat.claim()
+
+    assert ran.code == 0, ran
+    assert nat.route(nat.scene.private_tables[OWN]) is None
+    # Left without an answer, the hook would end the instance when its time is up.
+    waits = state.endswith(":Wait")
+    assert nat.answers == (["CONTINUE"] if waits else [])
+    assert set(nat.changes) == ({"CompleteLifecycleAction"} if waits else set())
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(nat):
+    [refused] = nat.scene.add_tables(1, default="igw")
+
+    ran = nat.claim("--dry-run")
+
+    assert ran.code == 3, ran
+    assert f"no default route → {nat.instance}/{nat.interface}" in ran.stdout
+    assert refused in ran.error
+    assert "would turn the source/destination check off" in ran.stdout
+    assert nat.changes == {}
+    assert nat.route(nat.scene.private_tables[OWN]) is None
+    assert nat.state == "Pending:Wait"
+
+
+def test_the_group_may_need_a_moment_before_the_hook_waits(nat):
+    nat.world.set_lifecycle_state(nat.instance, "Pending")
+    with nat.start() as running:
+        nat.world.wait_for("DescribeAutoScalingInstances", 2)
+        assert nat.answers == []
+        nat.world.set_lifecycle_state(nat.instance, "Pending:Wait")
+        ran = running.wait()
+    assert ran.code == 0, ran
+    assert nat.answers == ["CONTINUE"]
+
+
+def test_another_owner_tag(nat):
+    table = nat.scene.private_tables[OWN]
+    [mine] = nat.scene.add_tables(1, owner=None)
+    nat.world.ec2.create_tags(Resources=[mine], Tags=[{"Key": "egress/owner", "Value": "any"}])
+    ran = nat.claim(env={"HANAT_OWNER_TAG": "egress/owner"})
+    assert ran.code == 0, ran
+    assert nat.owns(mine)
+    assert nat.route(table) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "named"),
+    [
+        (["--deadline", "soon"], {}, "--deadline"),
+        (["--deadline", "0s"], {}, "--deadline"),
+        (["--probe-url", "ftp://127.0.0.1/"], {}, "--probe-url"),
+        (["--owner-tag", ""], {}, "--owner-tag"),
+        (["--no-such-flag"], {}, "--no-such-flag"),
+        ([], {"HANAT_OUTPUT": "xml"}, "xml"),
+        ([], {"HANAT_DRY_RUN": "perhaps"}, "perhaps"),
+    ],
+)
+def test_wrong_usage_is_named_and_touches_nothing(nat, flags, env, named):
+    ran = nat.claim(*flags, env=env)
+    assert ran.code == 2, ran
+    assert named in ran.stderr
+    assert ran.stdout == ""
+    assert nat.called == {}
+    assert nat.world.imds_calls() == []
+    assert nat.state == "Pending:Wait"

@@ -1,0 +1,185 @@
+"""The binary as it is shipped: static, alone in an empty root directory, with names resolved
+over DNS and TLS checked against a CA bundle or its own roots."""
+
+import datetime
+import ipaddress
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from dnslib import QTYPE, RR, A
+from dnslib.server import BaseResolver, DNSServer
+
+from tests.nat import Nat, Ran, binary_path
+from tests.world.scene import ZONES
+
+OWN = ZONES[0]
+API_NAME = "ec2.world.test"
+PROBE_NAME = "probe.world.test"
+# A loopback address of this process's own: resolv.conf cannot name another port than 53.
+DNS_ADDRESS = f"127.53.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="NOT TESTED: a root directory of its own and port 53 need root"
+)
+
+
+class Names(BaseResolver):
+    """Answers for the world's names, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def resolve(self, request, handler):
+        name = str(request.q.qname).rstrip(".")
+        kind = QTYPE[request.q.qtype]
+        self.asked.append((name, kind))
+        reply = request.reply()
+        if name in (API_NAME, PROBE_NAME) and kind == "A":
+            reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A("127.0.0.1"), ttl=60))
+        return reply
+
+
+@pytest.fixture
+def dns():
+    names = Names()
+    servers = [DNSServer(names, address=DNS_ADDRESS, port=53, tcp=tcp) for tcp in (False, True)]
+    for server in servers:
+        server.start_thread()
+    yield names
+    for server in servers:
+        server.stop()
+        server.server.server_close()
+
+
+@pytest.fixture
+def tls(tmp_path) -> tuple[Path, Path]:
+    """A certificate for the API's name that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the world's authority")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName(API_NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return certificate_file, key_file
+
+
+@pytest.fixture
+def empty_root(tmp_path) -> Path:
+    """A root directory that holds the binary and nothing else."""
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(binary_path(), root / "hanat")
+    return root
+
+
+def run_in(root: Path, nat: Nat, *flags: str, env: dict[str, str]) -> Ran:
+    done = subprocess.run(
+        ["/hanat", "claim", *flags],
+        env={**nat.world.env(nat.instance), "HANAT_PROBE_URL": nat.world.probe_url, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: (os.chroot(root), os.chdir("/")),
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def readelf(flag: str) -> str:
+    return subprocess.run(
+        ["readelf", flag, "--wide", binary_path()], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_no_interpreter_and_no_shared_library():
+    assert "INTERP" not in readelf("--segments")
+    assert "NEEDED" not in readelf("--dynamic")
+    assert "DYN (Position-Independent Executable file)" in readelf("--file-header")
+
+
+@needs_root
+def test_an_empty_root_directory_is_enough(nat, empty_root):
+    ran = run_in(empty_root, nat, env={})
+    assert ran.code == 0, ran
+    assert nat.owns(nat.scene.private_tables[OWN])
+    assert [path.name for path in empty_root.iterdir()] == ["hanat"], "it leaves nothing behind"
+
+
+@needs_root
+def test_names_over_dns_and_tls_with_a_ca_bundle(nat, empty_root, dns, tls):
+    certificate, key = tls
+    shutil.copy(certificate, empty_root / "ca.pem")
+    (empty_root / "etc").mkdir()
+    (empty_root / "etc/resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
+    endpoint = nat.world.listen(tls=(str(certificate), str(key)))
+    probe = nat.world.probe_url.replace("127.0.0.1", PROBE_NAME)
+
+    ran = run_in(
+        empty_root,
+        nat,
+        env={
+            "AWS_ENDPOINT_URL": endpoint.replace("127.0.0.1", API_NAME),
+            "AWS_CA_BUNDLE": "/ca.pem",
+            "HANAT_PROBE_URL": probe,
+        },
+    )
+
+    assert ran.code == 0, ran
+    assert nat.owns(nat.scene.private_tables[OWN])
+    assert nat.answers == ["CONTINUE"]
+    assert {name for name, _ in dns.asked} == {API_NAME, PROBE_NAME}
+    assert {kind for _, kind in dns.asked} == {"A"}, "a NAT's way out is IPv4"
+
+
+@needs_root
+def test_a_name_that_does_not_resolve_is_named(nat, empty_root, dns):
+    (empty_root / "etc").mkdir()
+    (empty_root / "etc/resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
+    env = {"AWS_ENDPOINT_URL": "http://nowhere.world.test:1"}
+    ran = run_in(empty_root, nat, "--deadline", "4s", env=env)
+    assert ran.code == 1, ran
+    assert "nowhere.world.test" in ran.error
+
+
+@needs_root
+def test_bundled_roots_take_part_in_the_handshake(nat, empty_root, tls):
+    """Without system roots there are the bundled ones, which do not know this authority."""
+    endpoint = nat.world.listen(tls=tuple(map(str, tls)))
+    ran = run_in(empty_root, nat, "--deadline", "4s", env={"AWS_ENDPOINT_URL": endpoint})
+    assert ran.code == 1, ran
+    assert "UnknownIssuer" in ran.error
+
+
+@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\ngarbled\n"])
+def test_a_ca_bundle_that_cannot_be_used_is_named(nat, tmp_path, content):
+    bundle = tmp_path / "bundle.pem"
+    if content is not None:
+        bundle.write_text(content)
+    ran = nat.claim(env={"AWS_CA_BUNDLE": str(bundle)})
+    assert ran.code == 1, ran
+    assert f"reading AWS_CA_BUNDLE {bundle}" in ran.error

@@ -1,0 +1,208 @@
+"""Route tables in every state: which are claimed, which are refused, and what the run says."""
+
+import pytest
+
+from tests.nat import Nat
+from tests.world.scene import OWNER_TAG, ZONES
+from tests.world.weather import Latency
+
+OWN, OTHER = ZONES
+
+
+def test_no_table_is_tagged(nat):
+    table = nat.scene.private_tables[OWN]
+    nat.world.ec2.delete_tags(Resources=[table], Tags=[{"Key": OWNER_TAG}])
+    ran = nat.claim()
+    assert ran.code == 1, ran
+    assert f"no route table of {nat.scene.vpc} is tagged NATAZ={OWN} or NATAZ=any" in ran.error
+    assert nat.answers == ["ABANDON"]
+
+
+def test_no_table_is_tagged_and_that_is_fine(nat):
+    table = nat.scene.private_tables[OWN]
+    nat.world.ec2.delete_tags(Resources=[table], Tags=[{"Key": OWNER_TAG}])
+    ran = nat.claim("--allow-none")
+    assert ran.code == 0, ran
+    assert "nothing to do" in ran.stdout
+    assert nat.answers == ["CONTINUE"]
+
+
+def test_a_table_that_leads_to_an_internet_gateway_is_refused(nat):
+    [public] = nat.scene.add_tables(1, default="igw")
+    ran = nat.claim()
+    assert ran.code == 3, ran
+    assert f"{public} refused" in ran.error
+    assert nat.scene.internet_gateway in ran.error
+    assert nat.route(public).target == nat.scene.internet_gateway
+    assert nat.owns(nat.scene.private_tables[OWN]), "the others are still claimed"
+    assert nat.answers == ["CONTINUE"]
+
+
+def test_the_own_subnets_table_is_refused(nat):
+    [own] = nat.scene.add_tables(1)
+    subnet = nat.scene.public_subnets[OWN]
+    associations = nat.world.ec2.describe_route_tables(RouteTableIds=[nat.scene.public_table])
+    for association in associations["RouteTables"][0]["Associations"]:
+        if association.get("SubnetId") == subnet:
+            nat.world.ec2.replace_route_table_association(
+                AssociationId=association["RouteTableAssociationId"], RouteTableId=own
+            )
+    ran = nat.claim()
+    assert ran.code == 3, ran
+    assert f"{own} refused" in ran.error
+    assert subnet in ran.error
+    assert nat.route(own) is None
+    assert nat.owns(nat.scene.private_tables[OWN])
+
+
+def main_table(nat: Nat) -> str:
+    """The VPC's main table, tagged for any NAT."""
+    tables = nat.world.ec2.describe_route_tables(
+        Filters=[
+            {"Name": "vpc-id", "Values": [nat.scene.vpc]},
+            {"Name": "association.main", "Values": ["true"]},
+        ]
+    )["RouteTables"]
+    main = tables[0]["RouteTableId"]
+    nat.world.ec2.create_tags(Resources=[main], Tags=[{"Key": OWNER_TAG, "Value": "any"}])
+    return main
+
+
+def test_the_main_table_is_refused_where_it_serves_the_own_subnet(nat):
+    main = main_table(nat)
+    table = nat.world.ec2.describe_route_tables(RouteTableIds=[nat.scene.public_table])
+    for association in table["RouteTables"][0]["Associations"]:
+        nat.world.ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
+    ran = nat.claim()
+    assert ran.code == 3, ran
+    assert f"{main} refused" in ran.error
+    assert nat.route(main) is None
+
+
+def test_the_main_table_is_claimed_where_it_does_not(nat):
+    main = main_table(nat)
+    assert nat.claim().code == 0
+    assert nat.owns(main)
+
+
+def test_nothing_but_refused_tables(nat):
+    nat.scene.add_tables(2, default="igw")
+    table = nat.scene.private_tables[OWN]
+    nat.world.ec2.delete_tags(Resources=[table], Tags=[{"Key": OWNER_TAG}])
+    ran = nat.claim()
+    assert ran.code == 1, ran
+    assert "none of 2 route tables claimed" in ran.error
+    assert nat.answers == ["ABANDON"]
+
+
+def test_tables_of_another_vpc_are_not_touched(nat):
+    other = nat.world.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    foreign = nat.scene.add_tables(3, vpc=other) + nat.scene.add_tables(1, owner=OWN, vpc=other)
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert [nat.route(table) for table in foreign] == [None] * 4
+    assert not any(table in ran.stdout for table in foreign)
+
+
+def test_the_other_zones_tables_are_not_touched(nat):
+    others = nat.scene.add_tables(2, owner=OTHER) + nat.scene.add_tables(1, owner="ANY")
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert [nat.route(table) for table in others] == [None] * 3
+
+
+def test_a_table_deleted_between_read_and_replace(nat):
+    [doomed] = nat.scene.add_tables(1)
+    nat.world.weather("CreateRoute", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("CreateRoute")
+        nat.world.ec2.delete_route_table(RouteTableId=doomed)
+        ran = running.wait()
+    assert ran.code == 3, ran
+    assert doomed in ran.error
+    assert "InvalidRouteTableID.NotFound" in ran.error
+    assert nat.owns(nat.scene.private_tables[OWN])
+    assert nat.answers == ["CONTINUE"]
+
+
+def test_a_default_route_deleted_between_read_and_replace(nat):
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [table] = nat.scene.add_tables(1, default=peer.interface)
+    nat.world.weather("ReplaceRoute", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("ReplaceRoute")
+        nat.world.ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
+        ran = running.wait()
+    assert ran.code == 0, ran
+    assert nat.owns(table)
+
+
+def test_a_default_route_made_between_read_and_create(nat):
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [table] = nat.scene.add_tables(1)
+    nat.world.weather("CreateRoute", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("CreateRoute")
+        nat.world.ec2.create_route(
+            RouteTableId=table,
+            DestinationCidrBlock="0.0.0.0/0",
+            NetworkInterfaceId=peer.interface,
+        )
+        ran = running.wait()
+    assert ran.code == 0, ran
+    assert nat.owns(table)
+
+
+def test_a_dead_nats_blackhole_is_replaced(nat):
+    dead = Nat(nat.scene, nat.scene.launch_instance(nat.scene.public_subnets[OWN]))
+    [table] = nat.scene.add_tables(1, default=dead.interface)
+    nat.world.ec2.terminate_instances(InstanceIds=[dead.instance])
+    assert nat.route(table).state == "blackhole"
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert "(blackhole) → " in ran.stdout
+    assert nat.owns(table)
+
+
+def test_a_managed_nat_gateway_is_replaced(nat):
+    [table] = nat.scene.add_tables(1, default="natgw")
+    before = nat.route(table).target
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert f"{before} → {nat.instance}/{nat.interface}" in ran.stdout
+    assert nat.owns(table)
+
+
+@pytest.mark.parametrize("zone", [OWN, OTHER])
+def test_another_nat_is_replaced(nat, zone):
+    other = Nat(nat.scene, nat.scene.launch_instance(nat.scene.public_subnets[zone]))
+    [table] = nat.scene.add_tables(1, default=other.interface)
+    assert nat.claim().code == 0
+    assert nat.owns(table)
+
+
+def test_a_route_that_leads_here_is_kept(nat):
+    [table] = nat.scene.add_tables(1, default=nat.interface)
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert nat.changes["CreateRoute"] == 1, "of the own zone's table"
+    assert "ReplaceRoute" not in nat.changes
+    [line] = [line for line in ran.stdout.splitlines() if line.startswith(table)]
+    assert line.endswith("kept")
+
+
+def test_all_pages_are_read(nat):
+    tables = nat.scene.add_tables(120, default=nat.interface)
+    ran = nat.claim("--output", "json")
+    assert ran.code == 0, ran
+    shown = {row["route_table_id"] for row in ran.json["tables"]}
+    assert shown == {*tables, nat.scene.private_tables[OWN]}
+
+
+def test_own_zone_comes_before_any(nat):
+    nat.scene.add_tables(20)
+    own = {*nat.scene.add_tables(19, owner=OWN), nat.scene.private_tables[OWN]}
+    assert nat.claim().code == 0
+    order = [call.params["RouteTableId"] for call in nat.world.calls("CreateRoute")]
+    # Sixteen calls are under way at once and may arrive in any order.
+    assert set(order[:5]) <= own

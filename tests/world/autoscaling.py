@@ -1,0 +1,261 @@
+"""Extends moto's Auto Scaling by lifecycle hooks: states, actions, timeouts, replacement.
+
+moto launches straight into `InService`, terminates at once and has no lifecycle actions (AWS.md,
+"What the emulator lacks"). `Lifecycle` is the state machine; `autoscaling_api` ties it to moto.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from moto.autoscaling.exceptions import ValidationError
+from moto.autoscaling.models import (
+    AutoScalingBackend,
+    FakeAutoScalingGroup,
+    InstanceState,
+    LifecycleHook,
+    autoscaling_backends,
+)
+from moto.core import DEFAULT_ACCOUNT_ID
+
+from .clock import CLOCK
+
+REGION = "us-east-1"
+LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
+TERMINATING = "autoscaling:EC2_INSTANCE_TERMINATING"
+_PENDING = ("Pending", "Pending:Wait", "Pending:Proceed")
+
+
+class Completion(NamedTuple):
+    instance_id: str
+    hook: str
+    result: str
+
+
+@dataclass
+class Waiting:
+    """A lifecycle action that nobody has completed yet."""
+
+    hook: LifecycleHook
+    token: str
+    deadline: float
+    # No heartbeat moves the deadline beyond this.
+    latest: float
+
+
+class Lifecycle:
+    """Every method runs under the world's lock. Timeouts are found by `tick`, which is called
+    before each look at the state, so no thread is needed."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.completions: list[Completion] = []
+        self.timeouts: list[Completion] = []
+        # Does a replacement launch while the old instance is in Terminating:Wait, or after it?
+        # AWS.md leaves it open ("(?)"), so a test chooses.
+        self.replace_while_terminating = True
+        self._waiting: dict[str, dict[str, Waiting]] = {}
+        # Instances that a group let go of, and those whose place is not to be filled again.
+        self._gone: set[str] = set()
+        self._leaving: set[str] = set()
+
+    # --- What is --------------------------------------------------------------------------------
+
+    def find(self, instance_id: str) -> InstanceState | None:
+        for group in _backend().autoscaling_groups.values():
+            for member in group.instance_states:
+                if member.instance_id == instance_id:
+                    return member
+        return None
+
+    def state(self, instance_id: str) -> str | None:
+        """The lifecycle state; `Terminated` once its group let it go, None outside groups."""
+        if member := self.find(instance_id):
+            return member.lifecycle_state
+        return "Terminated" if instance_id in self._gone else None
+
+    def target(self, instance_id: str) -> str | None:
+        """What IMDS calls target-lifecycle-state (AWS.md, "IMDSv2")."""
+        state = self.state(instance_id)
+        if state is None or state in ("InService", "Terminated", "Detached", "Standby"):
+            return state
+        if state.startswith("Warmed:Pending"):
+            return f"Warmed:{_pool_state(self.find(instance_id))}"
+        if state.startswith("Warmed:"):
+            return "Warmed:Terminated" if "Terminating" in state else state
+        if state.startswith("Terminating"):
+            return "Terminated"
+        return "Standby" if state == "EnteringStandby" else "InService"
+
+    def counted(self, members: Iterable[InstanceState]) -> list[InstanceState]:
+        """Those that fill a place of the group's desired capacity."""
+        return [member for member in members if self._counts(member)]
+
+    def _counts(self, member: InstanceState) -> bool:
+        state = member.lifecycle_state
+        if state.startswith("Terminating"):
+            replaced = self.replace_while_terminating or member.instance_id in self._leaving
+            return not replaced
+        return state in _PENDING or state == "InService"
+
+    # --- What happens ---------------------------------------------------------------------------
+
+    def launched(self, member: InstanceState) -> None:
+        hooks = self._hooks(member, LAUNCHING)
+        if hooks:
+            self._wait(member, "Pending:Wait", hooks)
+
+    def terminate(self, member: InstanceState, replace: bool) -> None:
+        """The group lets an instance go, through the terminating hooks it has."""
+        if "Terminat" in member.lifecycle_state:
+            return
+        if not replace:
+            self._leaving.add(member.instance_id)
+        warmed = "Warmed:" if member.lifecycle_state.startswith("Warmed:") else ""
+        hooks = self._hooks(member, TERMINATING)
+        if hooks:
+            self._wait(member, f"{warmed}Terminating:Wait", hooks)
+            refill(member.auto_scaling_group)
+        else:
+            self._finish(member)
+
+    def forget(self, instance_id: str) -> None:
+        """The instance left its group (or never was in one)."""
+        self._waiting.pop(instance_id, None)
+        self._gone.add(instance_id)
+
+    def complete(
+        self, group: str, hook: str, result: str, instance_id: str | None, token: str | None
+    ) -> None:
+        if result not in ("CONTINUE", "ABANDON"):
+            raise ValidationError(
+                f"Lifecycle action result {result!r} is not valid: use CONTINUE or ABANDON"
+            )
+        member, action = self._action(group, hook, instance_id, token)
+        self.completions.append(Completion(member.instance_id, hook, result))
+        self._end(member, action, result)
+
+    def heartbeat(self, group: str, hook: str, instance_id: str | None, token: str | None) -> None:
+        _, action = self._action(group, hook, instance_id, token)
+        action.deadline = min(CLOCK.now() + action.hook.heartbeat_timeout, action.latest)
+
+    def tick(self) -> None:
+        """Let the actions time out whose time has come, the oldest first."""
+        now = CLOCK.now()
+        due = [
+            (action.deadline, instance_id, action)
+            for instance_id, actions in self._waiting.items()
+            for action in actions.values()
+            if action.deadline <= now
+        ]
+        for _, instance_id, action in sorted(due, key=lambda entry: entry[0]):
+            member = self.find(instance_id)
+            if member and action.hook.name in self._waiting.get(instance_id, {}):
+                result = action.hook.default_result
+                self.timeouts.append(Completion(instance_id, action.hook.name, result))
+                self._end(member, action, result)
+
+    def put(self, instance_id: str, state: str) -> None:
+        """Put an instance into a state; a waiting one waits for the hooks of its group."""
+        member = self.find(instance_id)
+        if member is None:
+            raise ValueError(f"{instance_id} is in no group")
+        self._waiting.pop(instance_id, None)
+        if not state.endswith(":Wait"):
+            member.lifecycle_state = state
+            return
+        transition = TERMINATING if "Terminating" in state else LAUNCHING
+        hooks = self._hooks(member, transition)
+        if not hooks:
+            raise ValueError(f"{state} needs a hook for {transition}")
+        self._wait(member, state, hooks)
+
+    # --- How ------------------------------------------------------------------------------------
+
+    def _hooks(self, member: InstanceState, transition: str) -> list[LifecycleHook]:
+        hooks = _backend().describe_lifecycle_hooks(member.auto_scaling_group_name)
+        return [hook for hook in hooks if hook.lifecycle_transition == transition]
+
+    def _wait(self, member: InstanceState, state: str, hooks: list[LifecycleHook]) -> None:
+        member.lifecycle_state = state
+        now = CLOCK.now()
+        self._waiting[member.instance_id] = {
+            hook.name: Waiting(
+                hook,
+                str(uuid.uuid4()),
+                now + hook.heartbeat_timeout,
+                # AWS.md: in all at most 100 times the timeout or 48 h.
+                now + min(100 * hook.heartbeat_timeout, 48 * 3600),
+            )
+            for hook in hooks
+        }
+
+    def _action(
+        self, group: str, hook: str, instance_id: str | None, token: str | None
+    ) -> tuple[InstanceState, Waiting]:
+        if group not in _backend().autoscaling_groups:
+            raise ValidationError(f"AutoScalingGroup name not found - no such group: {group}")
+        if not instance_id and not token:
+            raise ValidationError("Either an instance ID or a lifecycle action token is needed")
+        for waiting_id, actions in self._waiting.items():
+            action = actions.get(hook)
+            if action is None or (instance_id and waiting_id != instance_id):
+                continue
+            member = self.find(waiting_id)
+            named = not token or action.token == token
+            if member and named and member.auto_scaling_group_name == group:
+                return member, action
+        what = f"instance ID {instance_id}" if instance_id else f"token {token}"
+        raise ValidationError(f"No active Lifecycle Action found with {what}")
+
+    def _end(self, member: InstanceState, action: Waiting, result: str) -> None:
+        waiting = self._waiting[member.instance_id]
+        del waiting[action.hook.name]
+        launching = action.hook.lifecycle_transition == LAUNCHING
+        if launching and result == "ABANDON":
+            self._finish(member)
+        elif waiting and result == "CONTINUE":
+            return  # another hook still holds the instance
+        elif not launching:
+            self._finish(member)
+        else:
+            del self._waiting[member.instance_id]
+            self._in_service(member)
+
+    def _in_service(self, member: InstanceState) -> None:
+        if not member.lifecycle_state.startswith("Warmed:"):
+            member.lifecycle_state = "InService"
+            return
+        pool = _pool_state(member)
+        member.lifecycle_state = f"Warmed:{pool}"
+        if pool != "Running":
+            _backend().ec2_backend.stop_instances([member.instance_id])
+
+    def _finish(self, member: InstanceState) -> None:
+        """Terminate, remove, and fill the place again unless it was given up."""
+        member.lifecycle_state = "Terminated"
+        group = member.auto_scaling_group
+        group.instance_states = [other for other in group.instance_states if other is not member]
+        self.forget(member.instance_id)
+        _backend().ec2_backend.terminate_instances([member.instance_id])
+        refill(group)
+
+
+def _backend() -> AutoScalingBackend:
+    return autoscaling_backends[DEFAULT_ACCOUNT_ID][REGION]
+
+
+def _pool_state(member: InstanceState | None) -> str:
+    pool = member.auto_scaling_group.warm_pool if member else None
+    return pool.pool_state if pool else "Stopped"
+
+
+def refill(group: FakeAutoScalingGroup) -> None:
+    """Launch what the group lacks."""
+    group.set_desired_capacity(group.desired_capacity)
+
+
+LIFECYCLE = Lifecycle()

@@ -1,0 +1,198 @@
+"""Ties the lifecycle state machine to moto: its groups, its API, its CloudFormation resource.
+
+Importing it patches moto.
+"""
+
+from typing import Any
+
+from moto.autoscaling.exceptions import ValidationError
+from moto.autoscaling.models import (
+    AutoScalingBackend,
+    FakeAutoScalingGroup,
+    InstanceState,
+    TerminateInstanceActivity,
+    autoscaling_backends,
+)
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.responses import ActionResult, EmptyResult
+
+from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING
+from .patching import wrap
+
+# --- Groups ---------------------------------------------------------------------------------------
+
+
+@wrap(FakeAutoScalingGroup, "active_instances")
+def _active_instances(_original: Any, group: FakeAutoScalingGroup) -> list[InstanceState]:
+    # moto counts `InService` alone, so that a pending instance would be launched again.
+    return LIFECYCLE.counted(group.instance_states)
+
+
+@wrap(FakeAutoScalingGroup, "replace_autoscaling_group_instances")
+def _launch(original: Any, group: FakeAutoScalingGroup, count: int, tags: dict[str, str]) -> None:
+    known = len(group.instance_states)
+    original(group, count, tags)
+    for member in group.instance_states[known:]:
+        LIFECYCLE.launched(member)
+
+
+@wrap(FakeAutoScalingGroup, "set_desired_capacity")
+def _set_desired_capacity(original: Any, group: FakeAutoScalingGroup, capacity: int | None) -> None:
+    wanted = (group.min_size if capacity is None else capacity) or 0
+    active = group.active_instances()
+    if len(active) <= wanted:
+        original(group, capacity)
+        return
+    # moto terminates at once; the group's terminating hooks come first.
+    group.desired_capacity = wanted
+    unprotected = [member for member in active if not member.protected_from_scale_in]
+    for member in unprotected[: len(active) - wanted]:
+        LIFECYCLE.terminate(member, replace=False)
+
+
+@wrap(AutoScalingBackend, "terminate_instance")
+def _terminate_instance(
+    _original: Any, backend: AutoScalingBackend, instance_id: str, should_decrement: bool
+) -> TerminateInstanceActivity:
+    member = _member(instance_id)
+    group = member.auto_scaling_group
+    capacity = group.desired_capacity
+    if should_decrement:
+        group.desired_capacity -= 1
+    LIFECYCLE.terminate(member, replace=not should_decrement)
+    return TerminateInstanceActivity(member.instance, capacity)
+
+
+@wrap(AutoScalingBackend, "notify_terminate_instances")
+def _notify_terminate_instances(
+    original: Any, backend: AutoScalingBackend, instance_ids: list[str]
+) -> None:
+    for instance_id in instance_ids:
+        if LIFECYCLE.find(instance_id):
+            LIFECYCLE.forget(instance_id)
+    original(backend, instance_ids)
+
+
+@wrap(AutoScalingBackend, "delete_auto_scaling_group")
+def _delete_auto_scaling_group(original: Any, backend: AutoScalingBackend, group_name: str) -> None:
+    # Deleting a group ends its outstanding actions (Auto Scaling API, DeleteAutoScalingGroup).
+    if group := backend.autoscaling_groups.get(group_name):
+        members, group.instance_states = group.instance_states, []
+        for member in members:
+            LIFECYCLE.forget(member.instance_id)
+            backend.ec2_backend.terminate_instances([member.instance_id])
+    original(backend, group_name)
+    for hook in backend.describe_lifecycle_hooks(group_name):
+        backend.delete_lifecycle_hook(group_name, hook.name)
+
+
+def _member(instance_id: str) -> InstanceState:
+    member = LIFECYCLE.find(instance_id)
+    if member is None:
+        raise ValidationError(
+            f"Instance Id not found - No managed instance found for instance ID: {instance_id}"
+        )
+    return member
+
+
+# --- Hooks ----------------------------------------------------------------------------------------
+
+
+@wrap(AutoScalingBackend, "create_lifecycle_hook")
+def _create_lifecycle_hook(
+    original: Any,
+    backend: AutoScalingBackend,
+    name: str,
+    as_name: str,
+    transition: str | None,
+    timeout: int | None,
+    result: str | None,
+) -> Any:
+    if transition not in (LAUNCHING, TERMINATING):
+        raise ValidationError(f"Lifecycle transition {transition!r} is not valid")
+    # AWS.md: 30 to 7200 s.
+    if timeout is not None and not 30 <= timeout <= 7200:
+        raise ValidationError("Heartbeat timeout must be between 30 and 7200 seconds")
+    if result not in (None, "CONTINUE", "ABANDON"):
+        raise ValidationError(f"Default result {result!r} is not valid")
+    return original(backend, name, as_name, transition, timeout, result)
+
+
+def _put_hooks(backend: AutoScalingBackend, group: str, specs: list[dict[str, Any]]) -> None:
+    """Hooks that come with the group exist before its first instance launches (AWS.md)."""
+    for spec in specs:
+        timeout = spec.get("HeartbeatTimeout")
+        backend.create_lifecycle_hook(
+            spec["LifecycleHookName"],
+            group,
+            spec["LifecycleTransition"],
+            None if timeout is None else int(timeout),
+            spec.get("DefaultResult"),
+        )
+
+
+@wrap(AutoScalingResponse, "create_auto_scaling_group")
+def _create_auto_scaling_group(original: Any, response: AutoScalingResponse) -> ActionResult:
+    _put_hooks(
+        response.autoscaling_backend,
+        response._get_param("AutoScalingGroupName"),
+        response._get_param("LifecycleHookSpecificationList", []),
+    )
+    return original(response)
+
+
+_from_template = FakeAutoScalingGroup.create_from_cloudformation_json
+
+
+def _create_from_template(
+    cls: type[FakeAutoScalingGroup],
+    resource_name: str,
+    cloudformation_json: dict[str, Any],
+    account_id: str,
+    region_name: str,
+    **kwargs: Any,
+) -> FakeAutoScalingGroup:
+    specs = cloudformation_json["Properties"].get("LifecycleHookSpecificationList", [])
+    _put_hooks(autoscaling_backends[account_id][region_name], resource_name, specs)
+    return _from_template(resource_name, cloudformation_json, account_id, region_name, **kwargs)
+
+
+FakeAutoScalingGroup.create_from_cloudformation_json = classmethod(_create_from_template)
+
+
+# --- Actions --------------------------------------------------------------------------------------
+
+
+def _complete_lifecycle_action(response: AutoScalingResponse) -> ActionResult:
+    LIFECYCLE.complete(
+        response._get_param("AutoScalingGroupName"),
+        response._get_param("LifecycleHookName"),
+        response._get_param("LifecycleActionResult"),
+        response._get_param("InstanceId"),
+        response._get_param("LifecycleActionToken"),
+    )
+    return EmptyResult()
+
+
+def _record_lifecycle_action_heartbeat(response: AutoScalingResponse) -> ActionResult:
+    LIFECYCLE.heartbeat(
+        response._get_param("AutoScalingGroupName"),
+        response._get_param("LifecycleHookName"),
+        response._get_param("InstanceId"),
+        response._get_param("LifecycleActionToken"),
+    )
+    return EmptyResult()
+
+
+def _set_instance_health(response: AutoScalingResponse) -> ActionResult:
+    """moto only notes it. AWS.md: `Unhealthy` has the group replace the instance at once."""
+    member = _member(response._get_param("InstanceId"))
+    member.health_status = response._get_param("HealthStatus")
+    if member.health_status == "Unhealthy":
+        LIFECYCLE.terminate(member, replace=True)
+    return EmptyResult()
+
+
+AutoScalingResponse.complete_lifecycle_action = _complete_lifecycle_action
+AutoScalingResponse.record_lifecycle_action_heartbeat = _record_lifecycle_action_heartbeat
+AutoScalingResponse.set_instance_health = _set_instance_health

@@ -1,0 +1,220 @@
+"""Extends moto's EC2 routes and interfaces to what AWS.md says of the real ones.
+
+Importing it patches moto. It owns a route's IDs, state and errors, and an interface's lifetime,
+MAC and address.
+"""
+
+import itertools
+from typing import Any
+
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.exceptions import EC2ClientError, RouteAlreadyExistsError
+from moto.ec2.models import EC2Backend, ec2_backends, elastic_network_interfaces
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instances import Instance
+from moto.ec2.models.route_tables import Route, RouteTable
+
+from .patching import wrap
+from .reads import STALE
+
+_macs = itertools.count(1)
+
+
+def backend() -> EC2Backend:
+    return ec2_backends[DEFAULT_ACCOUNT_ID]["us-east-1"]
+
+
+def reset() -> None:
+    global _macs
+    _macs = itertools.count(1)
+    STALE.reset()
+
+
+# --- Routes ---------------------------------------------------------------------------------------
+
+
+def _instance_of(route: Route) -> Instance | None:
+    if route.interface is None:
+        return None
+    # moto leaves a deleted interface attached; EC2 has nothing to derive the instance from then.
+    alive = route.interface.id in route.route_table.ec2_backend.enis
+    return route.interface.instance if alive else None
+
+
+def _state(route: Route) -> str:
+    """moto: always `active`. AWS.md: `blackhole` once the target is gone."""
+    backend = route.route_table.ec2_backend
+    gone = False
+    if route.interface is not None:
+        instance = _instance_of(route)
+        gone = instance is None or instance.state not in ("running", "pending")
+    elif route.nat_gateway is not None:
+        gone = route.nat_gateway.state in ("deleting", "deleted", "failed")
+    elif route.gateway is not None and route.gateway.id.startswith("igw-"):
+        gone = route.gateway.id not in backend.internet_gateways or route.gateway.vpc is None
+    return "blackhole" if gone else "active"
+
+
+# moto reports an instance or an interface, whichever was given; EC2 both (AWS.md, "EC2").
+Route.instance_id = property(lambda route: getattr(_instance_of(route), "id", None))
+Route.instance_owner_id = property(lambda route: getattr(_instance_of(route), "owner_id", None))
+Route.state = property(_state)
+
+
+def _resolve_target(backend: Any, table: RouteTable, target: dict[str, Any]) -> None:
+    """Check a route's target before anything changes (moto clears the old target first, so that a
+    refused ReplaceRoute destroys the route) and turn an instance into its interface."""
+    if instance_id := target.get("instance_id"):
+        instance = backend.get_instance(instance_id)
+        if len(instance.nics) != 1:
+            raise EC2ClientError(
+                "InvalidInstanceID",
+                f"There are multiple interfaces attached to instance '{instance_id}'. "
+                "Please specify an interface ID for the operation instead.",
+            )
+        target["instance_id"], target["interface_id"] = None, instance.nics[0].id
+    if interface_id := target.get("interface_id"):
+        interface = backend.get_network_interface(interface_id)
+        if interface.subnet.vpc_id != table.vpc_id:
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"route table {table.id} and network interface {interface_id} "
+                "belong to different networks",
+            )
+    nat_gateway_id = target.get("nat_gateway_id")
+    if nat_gateway_id and nat_gateway_id not in backend.nat_gateways:
+        raise EC2ClientError(
+            "NatGatewayNotFound", f"The Nat Gateway {nat_gateway_id} was not found"
+        )
+    gateway_id = target.get("gateway_id") or ""
+    if gateway_id.startswith("igw-"):
+        backend.get_internet_gateway(gateway_id)
+    if not any(value for key, value in target.items() if key.endswith("_id")):
+        raise EC2ClientError(
+            "MissingParameter", "The request must contain exactly one target of the route"
+        )
+
+
+@wrap(EC2Backend, "create_route")
+def _create_route(
+    original: Any,
+    backend: Any,
+    route_table_id: str,
+    destination_cidr_block: str | None,
+    destination_ipv6_cidr_block: str | None = None,
+    destination_prefix_list_id: str | None = None,
+    local: bool = False,
+    **target: Any,
+) -> Route:
+    table = backend.get_route_table(route_table_id)
+    if not local:
+        _resolve_target(backend, table, target)
+        # moto looks for an existing route only where the target is not an interface.
+        taken = {route.destination_cidr_block for route in table.routes}
+        if destination_cidr_block and destination_cidr_block in taken:
+            raise RouteAlreadyExistsError(destination_cidr_block)
+        STALE.table_changes(table)
+    return original(
+        backend,
+        route_table_id,
+        destination_cidr_block,
+        destination_ipv6_cidr_block,
+        destination_prefix_list_id,
+        local=local,
+        **target,
+    )
+
+
+@wrap(EC2Backend, "replace_route")
+def _replace_route(
+    original: Any,
+    backend: Any,
+    route_table_id: str,
+    destination_cidr_block: str,
+    destination_ipv6_cidr_block: str | None = None,
+    destination_prefix_list_id: str | None = None,
+    nat_gateway_id: str | None = None,
+    egress_only_igw_id: str | None = None,
+    transit_gateway_id: str | None = None,
+    **target: Any,
+) -> Route:
+    target |= {
+        "nat_gateway_id": nat_gateway_id,
+        "egress_only_igw_id": egress_only_igw_id,
+        "transit_gateway_id": transit_gateway_id,
+    }
+    table = backend.get_route_table(route_table_id)
+    _resolve_target(backend, table, target)
+    STALE.table_changes(table)
+    return original(
+        backend,
+        route_table_id,
+        destination_cidr_block,
+        destination_ipv6_cidr_block,
+        destination_prefix_list_id,
+        **target,
+    )
+
+
+@wrap(EC2Backend, "delete_route")
+def _delete_route(original: Any, backend: Any, route_table_id: str, *args: Any) -> Route:
+    STALE.table_changes(backend.get_route_table(route_table_id))
+    return original(backend, route_table_id, *args)
+
+
+# --- Interfaces -----------------------------------------------------------------------------------
+
+
+def _next_mac() -> str:
+    number = next(_macs)
+    return "02:00:00:" + ":".join(f"{number >> shift & 255:02x}" for shift in (16, 8, 0))
+
+
+# moto draws MACs at random, so that two interfaces may get the same.
+elastic_network_interfaces.random_mac_address = _next_mac
+
+
+@wrap(EC2Backend, "create_network_interface")
+def _create_network_interface(
+    original: Any, backend: Any, subnet: Any, private_ip_address: Any, *args: Any, **kwargs: Any
+) -> NetworkInterface:
+    # moto draws an address at random, reserved and taken ones included; instances get the next
+    # free one of the subnet, so interfaces do too.
+    several = args[0] if args else kwargs.get("private_ip_addresses")
+    if not private_ip_address and not several:
+        subnet = backend.get_subnet(subnet) if isinstance(subnet, str) else subnet
+        private_ip_address = subnet.get_available_subnet_ip(instance=None)
+    return original(backend, subnet, private_ip_address, *args, **kwargs)
+
+
+@wrap(EC2Backend, "modify_network_interface_attribute")
+def _modify_network_interface_attribute(
+    original: Any, backend: Any, eni_id: str, *args: Any, **kwargs: Any
+) -> None:
+    STALE.interface_changes(backend.get_network_interface(eni_id))
+    original(backend, eni_id, *args, **kwargs)
+
+
+@wrap(Instance, "prep_nics")
+def _prep_nics(
+    original: Any, instance: Instance, specs: list[dict[str, Any]], *args: Any, **kwargs: Any
+) -> None:
+    original(instance, specs, *args, **kwargs)
+    by_index = {int(spec.get("DeviceIndex") or 0): spec for spec in specs}
+    for index, interface in instance.nics.items():
+        # An interface made together with the instance ends with it unless the request says
+        # otherwise (EC2 user guide, "Network interface attributes"); moto keeps it.
+        spec = by_index.get(index, {})
+        kept = str(spec.get("DeleteOnTermination", True)).lower() == "false"
+        interface.delete_on_termination = not spec.get("NetworkInterfaceId") and not kept
+
+
+@wrap(Instance, "terminate")
+def _terminate(original: Any, instance: Instance) -> Any:
+    if instance.state == "terminated":
+        return instance.instance_state  # moto would delete the interfaces a second time
+    previous = original(instance)
+    for interface in list(instance.nics.values()):
+        if interface.id in instance.ec2_backend.enis:
+            instance.detach_eni(interface)
+    return previous

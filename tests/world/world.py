@@ -1,0 +1,257 @@
+"""Ties the world together: its life, its servers, and what tests ask of it."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+# moto would read 1,300 AMIs anew at every reset, and none is needed: it launches unknown ones.
+os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+
+import boto3
+from botocore.config import Config
+from moto.core.base_backend import BackendDict
+from moto.ec2.models.route_tables import RouteTable
+
+from . import autoscaling_api, ec2
+from .autoscaling import LIFECYCLE, REGION, Completion
+from .clock import CLOCK, Clock
+from .imds import Imds, access_key_id
+from .probe import Probe
+from .reads import STALE
+from .record import TESTER, Call, ImdsCall, Recorder
+from .server import ApiServer
+from .weather import Effect, Rule, Weather
+
+__all__ = ["DefaultRoute", "World", "autoscaling_api"]
+
+_running = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DefaultRoute:
+    """Where a table's 0.0.0.0/0 leads. `target` is the interface, gateway or NAT gateway."""
+
+    target: str
+    instance: str | None
+    interface: str | None
+    state: str
+
+
+class World:
+    """One emulated account and region. moto's state is global: one world a process at a time."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.clock: Clock = CLOCK
+        self.url = ""
+        self._port = port
+        self._lock = threading.RLock()
+        self._recorder = Recorder()
+        self._weather = Weather()
+        self._api = ApiServer(self._lock, self._recorder, self._weather)
+        self._imds: dict[str, Imds] = {}
+        self.probe = Probe()
+        self._clients: dict[tuple[str, str], Any] = {}
+
+    # --- Life -----------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        if not _running.acquire(blocking=False):
+            raise RuntimeError("another world runs in this process")
+        self.reset()
+        self.url = self._api.http.listen(port=self._port)
+        self.probe.start()
+        return self
+
+    def close(self) -> None:
+        self._weather.reset()
+        for client in self._clients.values():
+            client.close()
+        self._close_imds()
+        self.probe.close()
+        self._api.http.close()
+        _running.release()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def reset(self) -> None:
+        """Back to an empty account; URLs and clients stay."""
+        self._weather.reset()
+        self._close_imds()
+        if self.probe.url:
+            self.probe.reset()
+        with self._lock:
+            BackendDict.reset()
+            CLOCK.reset()
+            LIFECYCLE.reset()
+            ec2.reset()
+            self._api.reset()
+        self._recorder.reset()
+
+    def listen(self, **where: Any) -> str:
+        """Serve the APIs on another socket too (host, port, tls=(certificate, key), sock)."""
+        return self._api.http.listen(**where)
+
+    # --- What tests hold ------------------------------------------------------------------------
+
+    @property
+    def ec2(self) -> Any:
+        return self.client("ec2")
+
+    @property
+    def autoscaling(self) -> Any:
+        return self.client("autoscaling")
+
+    def client(self, service: str, source: str = TESTER) -> Any:
+        """A client of any service that moto knows: the test's own, or with another `source` one
+        that the world treats as it treats the binary."""
+        if (service, source) not in self._clients:
+            self._clients[service, source] = boto3.client(
+                service,
+                region_name=REGION,
+                endpoint_url=self.url,
+                aws_access_key_id=source,
+                aws_secret_access_key="test",
+                config=Config(retries={"total_max_attempts": 1}, max_pool_connections=50),
+            )
+        return self._clients[service, source]
+
+    def env(self, instance_id: str) -> dict[str, str]:
+        """What makes the binary see this world from this instance."""
+        return {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.imds(instance_id).url,
+            "AWS_ENDPOINT_URL": self.url,
+        }
+
+    def imds(self, instance_id: str, **where: Any) -> Imds:
+        """The instance's metadata service, started at the first call (host, port, sock)."""
+        if instance_id not in self._imds:
+            imds = Imds(instance_id, self._lock, self._recorder, self._weather)
+            imds.listen(**where)
+            self._imds[instance_id] = imds
+        return self._imds[instance_id]
+
+    @property
+    def probe_url(self) -> str:
+        return self.probe.url
+
+    # --- What happened --------------------------------------------------------------------------
+
+    def calls(self, action: str | None = None) -> list[Call]:
+        return self._recorder.calls(action)
+
+    def imds_calls(self, instance_id: str | None = None) -> list[ImdsCall]:
+        return self._recorder.imds_calls(instance_id)
+
+    def wait_for(self, action: str, n: int = 1, timeout: float = 10.0) -> list[Call]:
+        """Wait until `n` calls of `action` were received; TimeoutError else."""
+        return self._recorder.wait_for(action, n, timeout)
+
+    def wait_for_imds(self, path: str, timeout: float = 10.0) -> None:
+        """Wait until an instance asked its IMDS for a path; TimeoutError else."""
+        self._recorder.wait_for_imds(path, timeout)
+
+    def wait_until(self, true: Callable[[], bool], timeout: float = 10.0) -> None:
+        """Wait for a state of the world that no single call announces; TimeoutError else."""
+        deadline = time.monotonic() + timeout
+        while not true():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so within {timeout} s")
+            time.sleep(0.005)
+
+    def source(self, instance_id: str) -> str:
+        """`Call.source` of the calls that this instance signs with its role."""
+        return access_key_id(instance_id)
+
+    @property
+    def faults(self) -> list[str]:
+        """Tracebacks from moto; a test that meets one has found a hole in the world."""
+        return list(self._api.faults)
+
+    # --- Weather --------------------------------------------------------------------------------
+
+    @property
+    def rules(self) -> list[Rule]:
+        return self._weather.rules
+
+    def weather(self, rule: Rule | str | None, effect: Effect | None = None, **how: Any) -> Rule:
+        """Add a rule: `weather(Rule(…))`, or `weather("ReplaceRoute", Throttle(), times=3)`."""
+        if not isinstance(rule, Rule):
+            if effect is None:
+                raise TypeError("a rule needs an effect")
+            rule = Rule(rule, effect, **how)
+        return self._weather.add(rule)
+
+    def calm(self) -> None:
+        """Drop all rules and let go of whatever hangs."""
+        self._weather.reset()
+
+    def deny(self, action: str, times: int | None = None) -> None:
+        """The instance's role is not allowed to do this."""
+        self._api.denials[action] = times
+
+    def allow(self, action: str) -> None:
+        self._api.denials.pop(action, None)
+
+    def bucket(self, action: str, capacity: float, refill: float) -> None:
+        with self._lock:
+            self._api.buckets.set(action, capacity, refill)
+
+    def stale_reads(
+        self, seconds: float | None = None, reads: int | None = None, interfaces: bool = False
+    ) -> None:
+        """From now on a change shows only after so long or so many reads; neither: at once."""
+        with self._lock:
+            STALE.set(seconds, reads, interfaces)
+
+    # --- Auto Scaling ---------------------------------------------------------------------------
+
+    @property
+    def completions(self) -> list[Completion]:
+        with self._lock:
+            return list(LIFECYCLE.completions)
+
+    @property
+    def timeouts(self) -> list[Completion]:
+        """The actions that nobody completed in time, with the hook's default result."""
+        with self._lock:
+            LIFECYCLE.tick()
+            return list(LIFECYCLE.timeouts)
+
+    def lifecycle(self, instance_id: str) -> str | None:
+        """The lifecycle state; "Terminated" after its group let it go, None outside groups."""
+        with self._lock:
+            LIFECYCLE.tick()
+            return LIFECYCLE.state(instance_id)
+
+    def set_lifecycle_state(self, instance_id: str, state: str) -> None:
+        with self._lock:
+            LIFECYCLE.put(instance_id, state)
+
+    def replace_while_terminating(self, yes: bool) -> None:
+        """Whether a replacement launches while the old instance waits in Terminating:Wait."""
+        with self._lock:
+            LIFECYCLE.replace_while_terminating = yes
+
+    # --- Routes ---------------------------------------------------------------------------------
+
+    def default_route(self, table_id: str) -> DefaultRoute | None:
+        with self._lock:
+            table: RouteTable = ec2.backend().get_route_table(table_id)
+            for route in table.routes:
+                if route.destination_cidr_block == "0.0.0.0/0":
+                    interface = route.network_interface_id
+                    target = interface or route.nat_gateway_id or route.gateway_id or ""
+                    return DefaultRoute(target, route.instance_id, interface, route.state)
+        return None
+
+    def _close_imds(self) -> None:
+        servers, self._imds = self._imds, {}
+        for imds in servers.values():
+            imds.close()
