@@ -10,6 +10,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::ErrorMetadata;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -120,15 +121,14 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-impl<E, R> From<SdkError<E, R>> for Failure
+impl<E> From<SdkError<E>> for Failure
 where
     E: ProvideErrorMetadata + Error + 'static,
-    R: fmt::Debug + 'static,
 {
-    fn from(error: SdkError<E, R>) -> Self {
+    fn from(error: SdkError<E>) -> Self {
         Self {
             kind: kind(error.code(), error.message().unwrap_or_default()),
-            text: causes(&error),
+            text: causes_and_status(&error, error.raw_response()),
         }
     }
 }
@@ -148,18 +148,31 @@ fn kind(code: Option<&str>, message: &str) -> Kind {
     }
 }
 
+/// A failed attempt at a call on one line: `causes`, and the status if there was an answer.
+pub fn causes_and_status(error: &(dyn Error + 'static), answer: Option<&HttpResponse>) -> String {
+    let causes = causes(error);
+    match answer.map(HttpResponse::status) {
+        Some(status) if !status.is_success() => format!("{causes} (status {})", status.as_u16()),
+        _ => causes,
+    }
+}
+
 /// An error and its causes on one line. What AWS answered (code and message) stands for the
 /// SDK's wrappers around it; elsewhere a wrapper that only repeats its cause is left out.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let answer = error.downcast_ref::<ErrorMetadata>();
-        if let Some((code, answer)) = answer.and_then(|answer| Some((answer.code()?, answer))) {
-            return one_line(&format!("{code}: {}", answer.message().unwrap_or_default()));
-        }
-        let text = one_line(&error.to_string());
-        let wrapper = text == "operation error";
+        let text = match error.downcast_ref::<ErrorMetadata>() {
+            Some(answer) => match (answer.code(), answer.message()) {
+                (Some(code), message) => {
+                    return one_line(&format!("{code}: {}", message.unwrap_or_default()));
+                }
+                (None, _) => "the answer has no error code".to_owned(),
+            },
+            None => one_line(&error.to_string()),
+        };
+        let wrapper = matches!(text.as_str(), "operation error" | "unhandled error");
         if !wrapper && texts.last().is_none_or(|last| !last.contains(&text)) {
             texts.push(text);
         }
@@ -170,4 +183,52 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ec2::operation::replace_route::ReplaceRouteError;
+
+    #[test]
+    fn what_aws_answered_stands_for_the_wrappers() {
+        let answer = ErrorMetadata::builder()
+            .code("UnauthorizedOperation")
+            .message("You are not\nauthorized.")
+            .build();
+        let error = ReplaceRouteError::generic(answer);
+        assert_eq!(
+            causes(&error),
+            "UnauthorizedOperation: You are not authorized."
+        );
+        let error = ReplaceRouteError::generic(ErrorMetadata::builder().build());
+        assert_eq!(causes(&error), "the answer has no error code");
+    }
+
+    #[test]
+    fn kinds_need_the_right_message_too() {
+        let no_route = "There is no route defined for '0.0.0.0/0' in the route table.";
+        assert_eq!(
+            kind(Some("InvalidParameterValue"), no_route),
+            Kind::NoSuchRoute
+        );
+        assert_eq!(kind(Some("InvalidParameterValue"), "other"), Kind::Other);
+        assert_eq!(
+            kind(
+                Some("RouteAlreadyExists"),
+                "The route identified by 0.0.0.0/0 already exists."
+            ),
+            Kind::RouteExists
+        );
+        let no_action = "No active Lifecycle Action found with instance ID i-1";
+        assert_eq!(
+            kind(Some("ValidationError"), no_action),
+            Kind::NoActiveAction
+        );
+        assert_eq!(
+            kind(Some("ValidationError"), "1 validation error"),
+            Kind::Other
+        );
+        assert_eq!(kind(None, no_action), Kind::Other);
+    }
 }

@@ -1,6 +1,7 @@
 //! `hanat claim`: the run, in the order of its steps. Whatever AWS or the user does to it, it
 //! ends in `conclude`, so that a hook that waits gets its answer.
 
+mod conclude;
 mod limits;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -9,7 +10,7 @@ use futures_util::stream;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use crate::autoscaling::{Answer, AutoScaling, Launch, State, choose_hook};
+use crate::autoscaling::{AutoScaling, Launch, choose_hook};
 use crate::aws::Clients;
 use crate::config::{self, Settings};
 use crate::ec2::Ec2;
@@ -129,6 +130,7 @@ impl Run<'_> {
         let network = self.metadata.network().await?;
         let warmed = network.target_lifecycle_state == Some(TargetState::Warmed);
         let nat = Nat::new(&self.instance, &network);
+        tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network);
         if warmed {
             return Ok(None);
@@ -232,84 +234,5 @@ impl Run<'_> {
             .launch
             .get_or_try_init(|| self.autoscaling.launch(&self.instance.instance_id));
         Ok(launch.await?.as_ref())
-    }
-
-    /// Answers the launching hook that waits, if one does: CONTINUE when the work is done or
-    /// tables count on this instance by now, ABANDON otherwise.
-    async fn conclude(&self, worked: &Result<()>, report: &mut Report) -> Result<()> {
-        if worked.is_err() {
-            self.last_look(report).await;
-        }
-        let Some(launch) = self.settled_launch().await? else {
-            return Ok(());
-        };
-        let serves = worked.is_ok() || report.holds_any();
-        let hooks = hooks_to_answer(&launch, self.settings.lifecycle_hook.as_deref(), serves);
-        let mut answered = None;
-        for (hook, answer) in hooks {
-            let instance = &self.instance.instance_id;
-            let done = self
-                .autoscaling
-                .complete(instance, &launch.group, &hook, answer);
-            if done.await? {
-                tracing::info!("lifecycle hook {hook} completed with {answer}");
-                answered = Some((hook, answer));
-                break;
-            }
-        }
-        report.lifecycle = Some(Lifecycle { launch, answered });
-        Ok(())
-    }
-
-    /// After work that was cut short: a change may have been made that no answer told of.
-    async fn last_look(&self, report: &mut Report) {
-        let Some(network) = &report.network else {
-            return;
-        };
-        let nat = Nat::new(&self.instance, network);
-        if report.is_settled() {
-            return;
-        }
-        if let Err(error) = self.look(&nat, report).await {
-            tracing::warn!("reading back: {error:#}");
-        }
-    }
-
-    /// The launch, once the group has made up its mind whether a hook waits: a fast boot may
-    /// get here before that.
-    async fn settled_launch(&self) -> Result<Option<Launch>> {
-        let instance = &self.instance.instance_id;
-        let mut launch = self.launch().await?.cloned();
-        while let Some(State::Pending { .. }) = launch.as_ref().map(|launch| &launch.state) {
-            let why = format!("{instance} is still Pending");
-            self.troubles.note("Auto Scaling", why);
-            sleep(config::PENDING_INTERVAL).await;
-            launch = self.autoscaling.launch(instance).await?;
-        }
-        Ok(launch)
-    }
-}
-
-/// Ours, with the answer. Where it cannot be told which one is ours, the launch fails, and an
-/// ABANDON to any of them ends it: all of them are tried.
-fn hooks_to_answer(launch: &Launch, named: Option<&str>, serves: bool) -> Vec<(String, Answer)> {
-    if !matches!(launch.state, State::Waiting { .. }) {
-        return Vec::new();
-    }
-    match choose_hook(&launch.hooks, named) {
-        Ok(hook) => {
-            let answer = if serves {
-                Answer::Continue
-            } else {
-                Answer::Abandon
-            };
-            hook.map(|hook| (hook.to_owned(), answer))
-                .into_iter()
-                .collect()
-        }
-        Err(_) => {
-            let all = launch.hooks.iter().cloned();
-            all.map(|hook| (hook, Answer::Abandon)).collect()
-        }
     }
 }

@@ -112,7 +112,7 @@ impl Settings {
         } else {
             args.probe_urls
                 .iter()
-                .map(|url| probe_url(url).with_context(|| format!("--probe-url {url:?}")))
+                .map(|url| probe_url(url).context("--probe-url"))
                 .collect::<Result<_>>()?
         };
         let answer_time = ANSWER_RESERVE.min(args.deadline / 4);
@@ -129,9 +129,13 @@ impl Settings {
 }
 
 fn probe_url(text: &str) -> Result<Url> {
-    let url: Url = text.parse()?;
+    let url: Url = text.parse().with_context(|| format!("{text:?}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         bail!("only http and https can be probed");
+    }
+    // It would end up in the log.
+    if !url.username().is_empty() || url.password().is_some() {
+        bail!("credentials in a URL are not supported");
     }
     Ok(url)
 }
@@ -165,6 +169,7 @@ mod tests {
             (["--owner-tag", ""], "--owner-tag"),
             (["--probe-url", "ftp://example.com/"], "--probe-url"),
             (["--probe-url", "not a url"], "--probe-url"),
+            (["--probe-url", "http://u:p@example.com/"], "credentials"),
             (["--lifecycle-hook", ""], "--lifecycle-hook"),
         ] {
             let error = format!("{:#}", settings(&flags).unwrap_err());

@@ -10,35 +10,38 @@ use crate::config::{PROBE_INTERVAL, PROBE_TIMEOUT};
 use crate::troubles::Troubles;
 
 /// Asks all the URLs at once, again and again, until one of them answers: any HTTP status
-/// counts, since it came from outside. Ends only with an answer; the run's deadline bounds it.
+/// counts, since it came from outside. Without URLs there is nothing to wait for. Ends only
+/// with an answer; the run's deadline bounds it, and `troubles` tell what stood in the way.
 pub async fn answered(http: &Client, urls: &[Url], troubles: &Troubles) {
-    if urls.is_empty() {
-        return;
-    }
-    loop {
-        let mut probes: FuturesUnordered<_> = urls.iter().map(|url| probe(http, url)).collect();
-        while let Some(answer) = probes.next().await {
-            match answer {
-                Ok(()) => {
-                    urls.iter().for_each(|url| troubles.clear(&probing(url)));
-                    return;
-                }
-                Err((what, why)) => troubles.note(&what, why),
+    while !urls.is_empty() {
+        let probes = urls.iter().map(|url| probe(http, url, troubles));
+        let mut probes: FuturesUnordered<_> = probes.collect();
+        while let Some(answered) = probes.next().await {
+            if answered {
+                urls.iter().for_each(|url| troubles.clear(&probing(url)));
+                return;
             }
         }
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
-/// The error is what was tried, and why it failed.
-async fn probe(http: &Client, url: &Url) -> Result<(), (String, String)> {
+/// Whether there was an answer.
+async fn probe(http: &Client, url: &Url, troubles: &Troubles) -> bool {
+    troubles.begin(&probing(url));
     let started = Instant::now();
-    let answer = http.get(url.clone()).timeout(PROBE_TIMEOUT).send().await;
-    let answer = answer.map_err(|error| (probing(url), causes(&error.without_url())))?;
-    let status = answer.status().as_u16();
-    let millis = started.elapsed().as_millis();
-    tracing::info!("egress works: {url} answered {status} in {millis} ms");
-    Ok(())
+    match http.get(url.clone()).timeout(PROBE_TIMEOUT).send().await {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            let millis = started.elapsed().as_millis();
+            tracing::info!("egress works: {url} answered {status} in {millis} ms");
+            true
+        }
+        Err(error) => {
+            troubles.note(&probing(url), causes(&error.without_url()));
+            false
+        }
+    }
 }
 
 fn probing(url: &Url) -> String {

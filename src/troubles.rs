@@ -6,19 +6,29 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::FinalizerInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+};
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
-use crate::aws::causes;
+use crate::aws::causes_and_status;
 
 /// The latest trouble of each thing that is being tried, until it works.
 #[derive(Clone, Debug, Default)]
 pub struct Troubles(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Troubles {
+    /// `what` is being tried.
+    pub fn begin(&self, what: &str) {
+        let mut troubles = self.lock();
+        if !troubles.contains_key(what) {
+            troubles.insert(what.to_owned(), "no answer yet".to_owned());
+        }
+    }
+
     /// `what` failed once more.
     pub fn note(&self, what: &str, why: String) {
         tracing::debug!("{what}: {why}");
@@ -39,16 +49,29 @@ impl Troubles {
 impl fmt::Display for Troubles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let troubles = self.lock();
+        if troubles.is_empty() {
+            return f.write_str("nothing failed, there was more to do than fits");
+        }
         let texts = troubles.iter().map(|(what, why)| format!("{what}: {why}"));
         f.write_str(&texts.collect::<Vec<_>>().join("; "))
     }
 }
 
-/// Notes each failed attempt at an AWS call under the call's name.
+/// Notes each attempt at an AWS call, under the call's name, until one succeeds.
 #[dyn_dispatch_hint]
 impl Intercept for Troubles {
     fn name(&self) -> &'static str {
         "troubles"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.begin(call(config));
+        Ok(())
     }
 
     fn read_after_attempt(
@@ -57,12 +80,17 @@ impl Intercept for Troubles {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let call = config.load::<Metadata>().map_or("call", Metadata::name);
+        let call = call(config);
         match context.output_or_error() {
-            Some(Err(error)) => self.note(call, causes(error)),
+            Some(Err(error)) => self.note(call, causes_and_status(error, context.response())),
             Some(Ok(_)) => self.clear(call),
             None => {}
         }
         Ok(())
     }
+}
+
+/// The name of the API call that a configuration belongs to.
+fn call(config: &ConfigBag) -> &str {
+    config.load::<Metadata>().map_or("a call", Metadata::name)
 }

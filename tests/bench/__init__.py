@@ -1,0 +1,1 @@
+"""How fast hanat is: against a shell script that does the same, and against the limit."""
