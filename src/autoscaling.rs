@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use aws_sdk_autoscaling::Client;
 
 use crate::aws::{Failure, Kind};
@@ -13,13 +13,32 @@ const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
 
 /// The instance as its group sees it.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct Member {
     /// The group's name.
     pub group: String,
     /// The instance's lifecycle state.
     pub state: State,
-    /// The group's launching hooks, by name; looked up only where one waits or may soon.
-    pub hooks: Vec<String>,
+    /// The group's launching hooks, by name, or why they are not known. Asked for only where
+    /// one waits or may soon.
+    pub hooks: Result<Vec<String>, String>,
+}
+
+impl Member {
+    /// Whether a hook may be about to wait.
+    pub fn may_come_to_wait(&self) -> bool {
+        let hooks = self.hooks.as_ref();
+        matches!(self.state, State::Pending { .. }) && hooks.is_ok_and(|hooks| !hooks.is_empty())
+    }
+
+    /// The launching hook that is ours to complete, where one waits or may soon: the one the
+    /// user named, or the only one.
+    pub fn hook(&self, named: Option<&str>) -> Result<Option<&str>> {
+        if let State::Other(_) = self.state {
+            return Ok(None);
+        }
+        let hooks = self.hooks.as_ref().map_err(|error| anyhow!("{error}"))?;
+        choose(hooks, named)
+    }
 }
 
 /// A lifecycle state, as far as a launch is concerned.
@@ -48,6 +67,14 @@ impl State {
             "Pending:Wait" => Self::Waiting { warmed: false },
             "Warmed:Pending:Wait" => Self::Waiting { warmed: true },
             _ => Self::Other(text.to_owned()),
+        }
+    }
+
+    /// Whether the group is letting the instance go.
+    pub fn leaving(&self) -> bool {
+        match self {
+            Self::Pending { .. } | Self::Waiting { .. } => false,
+            Self::Other(text) => text.contains("Terminat"),
         }
     }
 
@@ -110,7 +137,7 @@ impl AutoScaling {
     }
 
     /// The instance's group and state; `None` outside a group.
-    pub async fn launch(&self, instance: &InstanceId) -> Result<Option<Launch>> {
+    pub async fn member(&self, instance: &InstanceId) -> Result<Option<Member>> {
         let answer = self
             .client
             .describe_auto_scaling_instances()
@@ -125,10 +152,13 @@ impl AutoScaling {
         let group = found.auto_scaling_group_name().unwrap_or_default();
         let state = State::new(found.lifecycle_state().unwrap_or_default());
         let hooks = match state {
-            State::Pending { .. } | State::Waiting { .. } => self.launching_hooks(group).await?,
-            State::Other(_) => Vec::new(),
+            State::Pending { .. } | State::Waiting { .. } => {
+                let hooks = self.launching_hooks(group).await;
+                hooks.map_err(|error| format!("{error:#}"))
+            }
+            State::Other(_) => Ok(Vec::new()),
         };
-        Ok(Some(Launch {
+        Ok(Some(Member {
             group: group.to_owned(),
             state,
             hooks,
@@ -183,8 +213,7 @@ impl AutoScaling {
     }
 }
 
-/// The launching hook that is ours to complete: the one the user named, or the only one.
-pub fn choose_hook<'a>(hooks: &'a [String], named: Option<&str>) -> Result<Option<&'a str>> {
+fn choose<'a>(hooks: &'a [String], named: Option<&str>) -> Result<Option<&'a str>> {
     match (named, hooks) {
         (Some(named), _) => match hooks.iter().find(|hook| *hook == named) {
             Some(hook) => Ok(Some(hook)),
@@ -217,13 +246,13 @@ mod tests {
     #[test]
     fn the_hook_is_named_or_alone() {
         let hooks = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
-        assert_eq!(choose_hook(&hooks(&["a"]), None).unwrap(), Some("a"));
-        assert_eq!(choose_hook(&hooks(&[]), None).unwrap(), None);
+        assert_eq!(choose(&hooks(&["a"]), None).unwrap(), Some("a"));
+        assert_eq!(choose(&hooks(&[]), None).unwrap(), None);
         let two = hooks(&["a", "b"]);
-        assert_eq!(choose_hook(&two, Some("b")).unwrap(), Some("b"));
-        let error = choose_hook(&two, None).unwrap_err().to_string();
+        assert_eq!(choose(&two, Some("b")).unwrap(), Some("b"));
+        let error = choose(&two, None).unwrap_err().to_string();
         assert!(error.contains("a, b"), "{error}");
-        let error = choose_hook(&two, Some("c")).unwrap_err().to_string();
+        let error = choose(&two, Some("c")).unwrap_err().to_string();
         assert!(error.contains("\"c\"") && error.contains("a, b"), "{error}");
     }
 
@@ -240,6 +269,8 @@ mod tests {
         ] {
             assert_eq!(State::new(text).to_string(), text);
         }
+        assert!(State::new("Terminating:Wait").leaving());
+        assert!(!State::new("InService").leaving());
         assert!(State::new("Warmed:Stopped").warmed());
         assert!(!State::new("Pending:Wait").warmed());
     }

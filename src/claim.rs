@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::OnceCell;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 
-use crate::autoscaling::{AutoScaling, Launch, choose_hook};
+use crate::autoscaling::{AutoScaling, Member};
 use crate::aws::Clients;
 use crate::config::{self, Settings};
 use crate::ec2::Ec2;
@@ -32,7 +32,7 @@ pub async fn run(settings: &Settings) -> Report {
 
 async fn claim(settings: &Settings, report: &mut Report) -> Result<()> {
     let troubles = Troubles::default();
-    let mut limits = Limits::new(settings.work_time, troubles.clone())?;
+    let mut limits = Limits::new(settings, troubles.clone())?;
 
     // Who am I? Nothing can be answered before that is known.
     let client = http::client()?;
@@ -51,7 +51,7 @@ async fn claim(settings: &Settings, report: &mut Report) -> Result<()> {
         ec2: Ec2::new(clients.ec2),
         autoscaling: AutoScaling::new(clients.autoscaling),
         instance,
-        launch: OnceCell::new(),
+        member: OnceCell::new(),
     };
     let worked = limits.bound(run.work(report)).await;
     if settings.dry_run {
@@ -59,16 +59,24 @@ async fn claim(settings: &Settings, report: &mut Report) -> Result<()> {
     }
 
     // The answer to the hook, from what is known by now.
-    let concluded = timeout(settings.answer_time, run.conclude(&worked, report)).await;
+    let concluded = timeout_at(limits.answer_by(), run.conclude(&worked, report)).await;
     let concluded = concluded
         .unwrap_or_else(|_| Err(anyhow!("no time is left ({})", run.troubles)))
         .context("answering the lifecycle hook");
-    if concluded.is_err() {
-        report.unanswered = true;
-    }
+    report.unanswered = concluded.is_err();
     match (worked, concluded) {
-        (Err(first), Err(second)) => Err(anyhow!("{first:#}; and {second:#}")),
+        (Err(first), Err(second)) => Err(both(&first, &second)),
         (worked, concluded) => worked.and(concluded),
+    }
+}
+
+/// Two errors on one line; often the second has the first for its cause.
+fn both(first: &anyhow::Error, second: &anyhow::Error) -> anyhow::Error {
+    let (first, second) = (format!("{first:#}"), format!("{second:#}"));
+    if second.contains(&first) {
+        anyhow!(second)
+    } else {
+        anyhow!("{first}; and {second}")
     }
 }
 
@@ -80,34 +88,39 @@ struct Run<'a> {
     ec2: Ec2,
     autoscaling: AutoScaling,
     instance: Instance,
-    /// What the group says: read once, or again when that read was cut short or failed.
-    launch: OnceCell<Option<Launch>>,
+    /// What the group says, or why it is not known; asked again only when cut short.
+    member: OnceCell<Result<Option<Member>, String>>,
 }
 
 impl Run<'_> {
     async fn work(&self, report: &mut Report) -> Result<()> {
-        let (launch, prepared) = tokio::join!(self.launch(), self.prepare(report));
-        let prepared = prepared?;
-        let launch = match launch {
-            // Nothing waits for an instance that is in no group, and asking may not be allowed.
-            Err(error) if report.is_outside_group() => {
-                tracing::warn!("{error:#}; IMDS says that this instance is in no group");
-                self.launch.get_or_init(async || None).await.as_ref()
-            }
-            launch => launch?,
-        };
-        if let Some(launch) = launch {
+        // What does not depend on each other, at the same time. The group is waited for even
+        // where the rest failed: it has to be told.
+        let (_, prepared) = tokio::join!(self.member(), self.prepare(report));
+        let (nat, steps) = prepared?;
+        let member = self.known_member(report).await?;
+        let mut warmed = report.target_state() == Some(TargetState::Warmed);
+        let mut leaving = report.target_state() == Some(TargetState::Terminated);
+        if let Some(member) = member {
             report.lifecycle = Some(Lifecycle {
-                launch: launch.clone(),
+                member: member.clone(),
                 answered: None,
             });
-            choose_hook(&launch.hooks, self.settings.lifecycle_hook.as_deref())?;
+            member.hook(self.settings.lifecycle_hook.as_deref())?;
+            // The group knows better than IMDS, which follows it.
+            warmed = member.state.warmed();
+            leaving |= member.state.leaving();
         }
-        let Some((nat, steps)) = prepared.filter(|_| !launch.is_some_and(|l| l.state.warmed()))
-        else {
+        if leaving {
+            bail!(
+                "{} is being terminated: it must not take routes",
+                nat.instance
+            );
+        }
+        if warmed {
             tracing::info!("on the way into the warm pool: nothing is claimed");
             return Ok(());
-        };
+        }
         if steps.is_empty() && !self.settings.allow_none {
             bail!(
                 "no route table of {} is tagged {key}={} or {key}={ANY}",
@@ -124,17 +137,12 @@ impl Run<'_> {
         report.verdict()
     }
 
-    /// Where am I, can I forward, what is there to claim? As much as possible at the same
-    /// time. `None` in the warm pool.
-    async fn prepare(&self, report: &mut Report) -> Result<Option<(Nat, Vec<Step>)>> {
+    /// Where am I, can I forward, what is there to claim?
+    async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>)> {
         let network = self.metadata.network().await?;
-        let warmed = network.target_lifecycle_state == Some(TargetState::Warmed);
-        let nat = Nat::new(&self.instance, &network);
+        let nat = network.nat(&self.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network);
-        if warmed {
-            return Ok(None);
-        }
         let egress = egress::answered(&self.http, &self.settings.probe_urls, &self.troubles);
         let (tables, subnet_table, check_was_on, ()) = tokio::try_join!(
             self.tables(&nat),
@@ -146,8 +154,9 @@ impl Run<'_> {
             }
         )?;
         report.check_was_on = Some(check_was_on);
+        report.check_is_on = check_was_on;
         let steps = routes::plan(tables, &nat, subnet_table.as_ref());
-        Ok(Some((nat, steps)))
+        Ok((nat, steps))
     }
 
     async fn tables(&self, nat: &Nat) -> Result<Vec<Table>> {
@@ -189,50 +198,57 @@ impl Run<'_> {
 
     /// Reads back until EC2 shows what it accepted.
     async fn verify(&self, nat: &Nat, report: &mut Report) -> Result<()> {
-        let mut check_is_on = report.check_was_on == Some(true);
         let mut wait = config::VERIFY_INTERVAL;
-        while check_is_on || !report.is_settled() {
-            (check_is_on, ()) = tokio::try_join!(
-                async {
-                    if check_is_on {
-                        self.ec2.source_dest_check(&nat.interface).await
-                    } else {
-                        Ok(false)
-                    }
-                },
-                self.look(nat, report)
-            )
-            .context("reading back")?;
-            if check_is_on {
-                let still = format!(
-                    "{} still has its source/destination check on",
-                    nat.interface
-                );
-                self.troubles.note("reading back", still);
-            } else if !report.is_settled() {
-                self.troubles.note("reading back", report.unsettled());
-            } else {
-                break;
+        let mut open = report.unverified();
+        while open.is_some() {
+            self.look(nat, report).await.context("reading back")?;
+            open = report.unverified();
+            if let Some(open) = &open {
+                self.troubles.note("reading back", open.clone());
+                sleep(wait).await;
+                wait = (wait * 2).min(config::MAX_VERIFY_INTERVAL);
             }
-            sleep(wait).await;
-            wait = (wait * 2).min(config::MAX_VERIFY_INTERVAL);
         }
+        self.troubles.clear("reading back");
         Ok(())
     }
 
-    /// One look at what the tables show now.
+    /// One look at what EC2 shows now.
     async fn look(&self, nat: &Nat, report: &mut Report) -> Result<()> {
-        let tables = self.tables(nat).await?;
+        let check_was_on = report.check_is_on;
+        let check = async {
+            if check_was_on {
+                self.ec2.source_dest_check(&nat.interface).await
+            } else {
+                Ok(false)
+            }
+        };
+        let (tables, check_is_on) = tokio::try_join!(self.tables(nat), check)?;
+        report.check_is_on = check_is_on;
         for row in &mut report.rows {
             row.settle(tables.iter().find(|table| table.id == row.table.id), nat);
         }
         Ok(())
     }
 
-    async fn launch(&self) -> Result<Option<&Launch>> {
-        let launch = self
-            .launch
-            .get_or_try_init(|| self.autoscaling.launch(&self.instance.instance_id));
-        Ok(launch.await?.as_ref())
+    async fn member(&self) -> &Result<Option<Member>, String> {
+        let member = || async {
+            let member = self.autoscaling.member(&self.instance.instance_id).await;
+            member.map_err(|error| format!("{error:#}"))
+        };
+        self.member.get_or_init(member).await
+    }
+
+    /// The group's view, as far as it can be known. Where IMDS says that there is no group,
+    /// asking need not be allowed.
+    async fn known_member(&self, report: &Report) -> Result<Option<&Member>> {
+        match self.member().await {
+            Ok(member) => Ok(member.as_ref()),
+            Err(error) if report.network.is_some() && report.target_state().is_none() => {
+                tracing::warn!("{error}; IMDS says that this instance is in no group");
+                Ok(None)
+            }
+            Err(error) => Err(anyhow!("{error}")),
+        }
     }
 }

@@ -17,9 +17,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// not eat the run.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Attempts at one AWS call. Bounded by the run's deadline long before: with waits of up to
-/// `MAX_BACKOFF` these are for outages of a minute.
-pub const MAX_ATTEMPTS: u32 = 30;
+/// Attempts at one AWS call: the run's deadline is what ends them.
+pub const MAX_ATTEMPTS: u32 = u32::MAX;
 
 /// First wait between two attempts at an AWS call, doubled (with full jitter) from then on.
 pub const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
@@ -30,17 +29,17 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(4);
 /// How long one read of IMDS may take. It answers in about a millisecond when it is there.
 pub const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits between attempts at one read of IMDS: it throttles for a second or so, and may come
-/// up later than a boot script.
-pub const IMDS_BACKOFF: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+/// Waits between attempts at one read of IMDS, for as long as the run lasts: it throttles for a
+/// second or so, may come up later than a boot script, and without it no hook can be answered.
+pub fn imds_waits() -> impl Iterator<Item = Duration> {
+    [50, 200, 500, 1000]
+        .into_iter()
+        .chain(std::iter::repeat(2000))
+        .map(Duration::from_millis)
+}
 
-/// How long getting credentials may take, attempts at IMDS included.
+/// How long the SDK waits for credentials: longer than `ATTEMPT_TIMEOUT`, because running out
+/// of that one is tried again, and running out of this one is final.
 pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long one egress probe may take, from connecting to the answer's header.
@@ -82,9 +81,9 @@ pub struct Settings {
     pub probe_urls: Vec<Url>,
     /// The launching hook to complete, where the user named it.
     pub lifecycle_hook: Option<String>,
-    /// Time for everything up to the answer to the lifecycle hook.
-    pub work_time: Duration,
-    /// Time for the answer to the lifecycle hook, after `work_time` or an interruption.
+    /// Time for the whole run.
+    pub deadline: Duration,
+    /// What is kept of it for the answer to the lifecycle hook, and granted after a signal.
     pub answer_time: Duration,
     /// Whether to stop before the first change.
     pub dry_run: bool,
@@ -121,7 +120,7 @@ impl Settings {
             allow_none: args.allow_none,
             probe_urls,
             lifecycle_hook: args.lifecycle_hook.clone(),
-            work_time: args.deadline - answer_time,
+            deadline: args.deadline,
             answer_time,
             dry_run: args.dry_run,
         })
@@ -156,10 +155,8 @@ mod tests {
     fn a_part_of_the_deadline_is_kept_for_the_hook() {
         let two_minutes = settings(&[]).unwrap();
         assert_eq!(two_minutes.answer_time, Duration::from_secs(10));
-        assert_eq!(two_minutes.work_time, Duration::from_secs(110));
         let short = settings(&["--deadline", "4s"]).unwrap();
         assert_eq!(short.answer_time, Duration::from_secs(1));
-        assert_eq!(short.work_time, Duration::from_secs(3));
     }
 
     #[test]

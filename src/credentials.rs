@@ -1,5 +1,5 @@
 //! Credentials from the SDK's default chain (on an instance: its role, from IMDSv2), tried again
-//! for a while. The SDK alone gives up on a token that IMDS has refused, and takes a role whose
+//! until the caller gives up. The SDK alone gives up on a token that IMDS has refused, and takes a role whose
 //! credentials are not there yet, seconds after a first boot, for none at all.
 
 use aws_config::Region;
@@ -9,8 +9,8 @@ use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::sleep;
 
-use crate::aws::causes;
-use crate::config::IMDS_BACKOFF;
+use crate::config::imds_waits;
+use crate::errors::causes;
 use crate::identity;
 use crate::troubles::Troubles;
 
@@ -36,7 +36,7 @@ impl PatientChain {
     }
 
     async fn credentials(&self) -> provider::Result {
-        let mut waits = IMDS_BACKOFF.into_iter();
+        let mut waits = imds_waits();
         loop {
             // A new chain each time, since each keeps its IMDS token.
             let chain = DefaultCredentialsChain::builder()
@@ -45,15 +45,14 @@ impl PatientChain {
                 .configure(self.config.clone())
                 .build()
                 .await;
-            let (error, wait) = match (chain.provide_credentials().await, waits.next()) {
-                (Err(error), Some(wait)) => (error, wait),
-                (credentials, _) => {
+            match chain.provide_credentials().await {
+                Ok(credentials) => {
                     self.troubles.clear(CREDENTIALS);
-                    return credentials;
+                    return Ok(credentials);
                 }
-            };
-            self.troubles.note(CREDENTIALS, causes(&error));
-            sleep(wait).await;
+                Err(error) => self.troubles.note(CREDENTIALS, causes(&error)),
+            }
+            sleep(waits.next().unwrap_or_default()).await;
         }
     }
 }

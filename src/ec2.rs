@@ -1,6 +1,6 @@
 //! EC2: route tables and the interface's source/destination check, in this project's types.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{AttributeBooleanValue, Filter, Route, RouteState, RouteTable};
 
@@ -132,9 +132,10 @@ impl Ec2 {
             let Err(failure) = done else { return Ok(()) };
             turns += 1;
             match failure.kind() {
-                Kind::NoSuchRoute | Kind::RouteExists if turns < TURNS => {
-                    tracing::debug!("{table}: {failure}");
-                    create = failure.kind() == Kind::NoSuchRoute;
+                Kind::NoSuchRoute if turns < TURNS => create = true,
+                Kind::RouteExists if turns < TURNS => {
+                    self.check_replaceable(table).await?;
+                    create = false;
                 }
                 _ => {
                     let verb = if create { "creating" } else { "replacing" };
@@ -143,6 +144,31 @@ impl Ec2 {
                 }
             }
         }
+    }
+
+    /// A route that came to be since the plan was made may be another NAT's, or the way out of
+    /// a public subnet.
+    async fn check_replaceable(&self, id: &TableId) -> Result<()> {
+        let doing = || format!("describing {id}");
+        let answer = self
+            .client
+            .describe_route_tables()
+            .filters(filter("route-table-id", &[id.as_str()]))
+            .send()
+            .await
+            .map_err(Failure::from)
+            .with_context(doing)?;
+        for found in answer.route_tables() {
+            let table = table(found, "").with_context(doing)?;
+            if let Some(DefaultRoute {
+                target: Target::InternetGateway(gateway),
+                ..
+            }) = table.default_route
+            {
+                bail!("{id}: somebody else made it lead to {gateway}");
+            }
+        }
+        Ok(())
     }
 
     async fn replace_default_route(

@@ -5,8 +5,8 @@ use futures_util::stream::FuturesUnordered;
 use reqwest::{Client, Url};
 use tokio::time::Instant;
 
-use crate::aws::causes;
 use crate::config::{PROBE_INTERVAL, PROBE_TIMEOUT};
+use crate::errors::causes;
 use crate::troubles::Troubles;
 
 /// Asks all the URLs at once, again and again, until one of them answers: any HTTP status

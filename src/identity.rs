@@ -16,8 +16,10 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::config::{IMDS_BACKOFF, IMDS_TIMEOUT};
+use crate::config::{IMDS_TIMEOUT, imds_waits};
+use crate::errors::causes;
 use crate::ids::{InstanceId, InterfaceId, Mac, Malformed, Region, SubnetId, VpcId, Zone};
+use crate::routes::Nat;
 use crate::troubles::Troubles;
 
 /// What it takes to answer a lifecycle hook, whatever else is wrong.
@@ -48,6 +50,19 @@ pub struct Network {
     pub private_address: Ipv4Addr,
     /// Where the Auto Scaling group is taking this instance; absent outside a group.
     pub target_lifecycle_state: Option<TargetState>,
+}
+
+impl Network {
+    /// This instance as a target of routes.
+    pub fn nat(&self, instance: &Instance) -> Nat {
+        Nat {
+            instance: instance.instance_id.clone(),
+            interface: self.interface_id.clone(),
+            subnet: self.subnet_id.clone(),
+            vpc: self.vpc_id.clone(),
+            zone: self.availability_zone.clone(),
+        }
+    }
 }
 
 /// The state an Auto Scaling group is taking an instance to. It already says `InService` while
@@ -169,11 +184,11 @@ impl Metadata {
         value.with_context(|| reading(path))
     }
 
-    /// One read, tried again while IMDS is slow, busy or not up yet, and with a new token when
-    /// the one we have has been refused: the SDK's client keeps using a token until its time
-    /// is up, even after a 401.
+    /// One read, tried again for as long as the run lasts while IMDS is slow, busy or not up
+    /// yet, and with a new token when the one we have has been refused: the SDK's client keeps
+    /// using a token until its time is up, even after a 401.
     async fn text(&self, path: &str) -> Result<Option<String>> {
-        let mut waits = IMDS_BACKOFF.into_iter();
+        let mut waits = imds_waits();
         loop {
             let (tokens, client) = {
                 let client = self.client.lock().await;
@@ -192,12 +207,9 @@ impl Metadata {
                 Some(400..=499) => return Err(failed(path, &error)),
                 _ => {}
             }
-            let Some(wait) = waits.next() else {
-                return Err(failed(path, &error));
-            };
             self.troubles
                 .note(IMDS, format!("{:#}", failed(path, &error)));
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(waits.next().unwrap_or_default()).await;
         }
     }
 
@@ -222,7 +234,6 @@ pub fn imds_client(config: &ProviderConfig) -> Client {
     Client::builder()
         .configure(config)
         .max_attempts(1)
-        .connect_timeout(IMDS_TIMEOUT)
         .read_timeout(IMDS_TIMEOUT)
         .operation_attempt_timeout(IMDS_TIMEOUT)
         .build()
@@ -239,7 +250,7 @@ fn status(error: &ImdsError) -> Option<u16> {
 fn failed(path: &str, error: &ImdsError) -> anyhow::Error {
     let cause = match status(error) {
         Some(status) => anyhow!("status {status}"),
-        None => anyhow!(crate::aws::causes(error)),
+        None => anyhow!(causes(error)),
     };
     cause.context(reading(path))
 }

@@ -130,7 +130,8 @@ impl fmt::Display for Region {
     }
 }
 
-/// An availability zone (`eu-central-1a`) or local zone (`us-west-2-lax-1a`).
+/// An availability zone (`eu-central-1a`), local zone (`us-west-2-lax-1a`) or Wavelength zone
+/// (`us-east-1-wl1-bos-wlz-1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Zone(String);
 
@@ -145,9 +146,9 @@ impl FromStr for Zone {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let letter = text.bytes().last().is_some_and(|b| b.is_ascii_lowercase());
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if letter && text.contains('-') && text.bytes().all(allowed) {
+        let is_region = text.parse::<Region>().is_ok();
+        if text.contains('-') && text.bytes().all(allowed) && !is_region {
             Ok(Self(text.to_owned()))
         } else {
             Err(Malformed::new(
@@ -238,7 +239,11 @@ mod tests {
         ] {
             assert!(bad.parse::<Region>().is_err(), "{bad}");
         }
-        for good in ["eu-central-1a", "us-west-2-lax-1a"] {
+        for good in [
+            "eu-central-1a",
+            "us-west-2-lax-1a",
+            "us-east-1-wl1-bos-wlz-1",
+        ] {
             assert!(good.parse::<Zone>().is_ok(), "{good}");
         }
         for bad in ["", "any", "eu-central-1", "eu-central-1a\n", "<html>"] {

@@ -21,6 +21,7 @@ mod config;
 mod credentials;
 mod ec2;
 mod egress;
+mod errors;
 mod http;
 mod identity;
 mod ids;
@@ -69,8 +70,6 @@ fn claim(args: &ClaimArgs, settings: &Settings) -> Result<u8> {
         .build()
         .context("starting")?;
     let report = runtime.block_on(claim::run(settings));
-    // A name that is still being looked up must not hold up the exit.
-    runtime.shutdown_background();
 
     let text = match args.output {
         Format::Text => render::text(&report),

@@ -21,8 +21,8 @@ pub fn json(report: &Report) -> String {
         "owner_tag": report.owner_tag,
         "tables": report.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
         "lifecycle": lifecycle.map(|lifecycle| json!({
-            "group": lifecycle.launch.group,
-            "state": lifecycle.launch.state.to_string(),
+            "group": lifecycle.member.group,
+            "state": lifecycle.member.state.to_string(),
             "hook": lifecycle.answered.as_ref().map(|(hook, _)| hook),
             "result": lifecycle.answered.as_ref().map(|(_, answer)| answer.as_str()),
         })),
@@ -89,7 +89,7 @@ pub fn text(report: &Report) -> String {
         let _ = write!(
             text,
             "Auto Scaling group {}: {}",
-            lifecycle.launch.group, lifecycle.launch.state
+            lifecycle.member.group, lifecycle.member.state
         );
         if let Some((hook, answer)) = &lifecycle.answered {
             let _ = write!(text, ", hook {hook} completed with {answer}");

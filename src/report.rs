@@ -5,10 +5,10 @@ use std::fmt;
 
 use anyhow::{Error, Result, bail};
 
-use crate::autoscaling::{Answer, Launch};
-use crate::identity::{Instance, Network};
+use crate::autoscaling::{Answer, Member};
+use crate::identity::{Instance, Network, TargetState};
 use crate::ids::TableId;
-use crate::routes::{Action, DefaultRoute, Nat, Step, Table};
+use crate::routes::{Action, DefaultRoute, Nat, Step, Table, Target};
 
 /// Exit codes; `hanat --help` lists them. 2, wrong usage, is clap's.
 pub mod exit {
@@ -35,6 +35,8 @@ pub struct Report {
     pub network: Option<Network>,
     /// Whether the source/destination check was found on, once known.
     pub check_was_on: Option<bool>,
+    /// Whether it is on as far as was seen last.
+    pub check_is_on: bool,
     /// A row for each tagged table, in the order of the plan.
     pub rows: Vec<Row>,
     /// What the group said and was told.
@@ -56,6 +58,8 @@ pub struct Row {
     pub outcome: Outcome,
     /// The default route as read last, after a change.
     pub after: Option<DefaultRoute>,
+    /// Whether the last read did not show the table at all.
+    pub absent: bool,
 }
 
 /// What became of a table.
@@ -113,6 +117,7 @@ impl Row {
             action: step.action,
             outcome,
             after: None,
+            absent: false,
         }
     }
 
@@ -126,25 +131,34 @@ impl Row {
     }
 
     /// Takes in what the table shows now, if its change is under way. Reads are eventually
-    /// consistent: what it showed before the change counts for nothing, and another target
-    /// counts only when it is seen twice in a row.
+    /// consistent: what it showed before the change counts for nothing, and that it leads
+    /// elsewhere or is gone counts only when it is seen twice in a row.
     pub fn settle(&mut self, now: Option<&Table>, nat: &Nat) {
         if !matches!(self.outcome, Outcome::Accepted | Outcome::Planned) {
             return;
         }
+        let id = &self.table.id;
+        let accepted = self.outcome == Outcome::Accepted;
         let Some(now) = now else {
-            let gone = "it is gone, or not tagged any more";
-            self.outcome = Outcome::Failed(format!("{}: {gone}", self.table.id));
+            if self.absent {
+                let gone = format!("{id}: it is gone, or not tagged any more");
+                self.outcome = Outcome::Failed(gone);
+            }
+            self.absent = true;
             return;
         };
+        self.absent = false;
         if nat.holds(now) {
             self.outcome = Outcome::Claimed;
-        } else if self.outcome == Outcome::Accepted
-            && now.default_route.is_some()
-            && now.default_route != self.table.default_route
+        } else if let Some(route) = &now.default_route
+            && accepted
             && now.default_route == self.after
+            && now.default_route != self.table.default_route
         {
-            self.outcome = Outcome::Superseded;
+            self.outcome = match route.target {
+                Target::Instance { .. } => Outcome::Superseded,
+                _ => Outcome::Failed(format!("{id}: somebody else made it lead to {route}")),
+            };
         }
         self.after.clone_from(&now.default_route);
     }
@@ -167,7 +181,7 @@ impl Row {
 #[derive(Debug)]
 pub struct Lifecycle {
     /// The group and this instance's state.
-    pub launch: Launch,
+    pub member: Member,
     /// The hook that was answered, and how.
     pub answered: Option<(String, Answer)>,
 }
@@ -181,6 +195,7 @@ impl Report {
             instance: None,
             network: None,
             check_was_on: None,
+            check_is_on: false,
             rows: Vec::new(),
             lifecycle: None,
             unanswered: false,
@@ -204,14 +219,15 @@ impl Report {
         !self.rows.iter().any(open)
     }
 
-    /// What the tables show whose change was accepted and has not been seen yet.
-    pub fn unsettled(&self) -> String {
-        let open = self
-            .rows
-            .iter()
-            .filter(|row| row.outcome == Outcome::Accepted);
-        let texts: Vec<String> = open.map(Row::why_lost).collect();
-        texts.join(", ")
+    /// What was accepted and has not been seen yet.
+    pub fn unverified(&self) -> Option<String> {
+        let open = self.rows.iter();
+        let open = open.filter(|row| row.outcome == Outcome::Accepted);
+        let mut texts: Vec<String> = open.map(Row::why_lost).collect();
+        if self.check_is_on {
+            texts.push("the source/destination check is still on".to_owned());
+        }
+        (!texts.is_empty()).then(|| texts.join(", "))
     }
 
     /// Fails unless every table was claimed or kept (or, in a dry run, can be).
@@ -232,15 +248,14 @@ impl Report {
         bail!("{} of {all} route tables not claimed: {whys}", lost.len());
     }
 
-    /// Whether IMDS said that this instance is in no Auto Scaling group.
-    pub fn is_outside_group(&self) -> bool {
-        let network = self.network.as_ref();
-        network.is_some_and(|network| network.target_lifecycle_state.is_none())
+    /// What IMDS said of where the group is taking this instance; `None` outside a group.
+    pub fn target_state(&self) -> Option<TargetState> {
+        self.network.as_ref()?.target_lifecycle_state
     }
 
-    /// Whether any table counts on this instance.
-    pub fn holds_any(&self) -> bool {
-        self.rows.iter().any(Row::is_held)
+    /// Whether any table counts on this instance, and it can forward.
+    pub fn serves(&self) -> bool {
+        self.rows.iter().any(Row::is_held) && !self.check_is_on
     }
 
     /// The process's exit code.

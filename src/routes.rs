@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use crate::identity::{Instance, Network};
 use crate::ids::{InstanceId, InterfaceId, SubnetId, TableId, VpcId, Zone};
 
 /// The owner tag's value for a table that any NAT instance may claim.
@@ -98,17 +97,6 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// From what IMDS says.
-    pub fn new(instance: &Instance, network: &Network) -> Self {
-        Self {
-            instance: instance.instance_id.clone(),
-            interface: network.interface_id.clone(),
-            subnet: network.subnet_id.clone(),
-            vpc: network.vpc_id.clone(),
-            zone: network.availability_zone.clone(),
-        }
-    }
-
     /// Whether a route leads here. The interface decides where EC2 shows one.
     pub fn is_target(&self, target: &Target) -> bool {
         match target {

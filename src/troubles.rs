@@ -14,7 +14,9 @@ use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
-use crate::aws::causes_and_status;
+use crate::errors::causes_and_status;
+
+const NO_ANSWER: &str = "no answer yet";
 
 /// The latest trouble of each thing that is being tried, until it works.
 #[derive(Clone, Debug, Default)]
@@ -25,14 +27,18 @@ impl Troubles {
     pub fn begin(&self, what: &str) {
         let mut troubles = self.lock();
         if !troubles.contains_key(what) {
-            troubles.insert(what.to_owned(), "no answer yet".to_owned());
+            troubles.insert(what.to_owned(), NO_ANSWER.to_owned());
         }
     }
 
-    /// `what` failed once more.
+    /// `what` failed once more. The first time is worth a line in the log.
     pub fn note(&self, what: &str, why: String) {
-        tracing::debug!("{what}: {why}");
-        self.lock().insert(what.to_owned(), why);
+        let before = self.lock().insert(what.to_owned(), why.clone());
+        if before.is_none_or(|why| why == NO_ANSWER) {
+            tracing::info!("{what}: {why}");
+        } else {
+            tracing::debug!("{what}: {why}");
+        }
     }
 
     /// `what` works.

@@ -1,8 +1,10 @@
 """Which launching hook is answered, and what happens when it cannot be told or answered."""
 
+import pytest
+
 from tests.nat import Nat
 from tests.world.scene import HOOK, ZONES
-from tests.world.weather import Latency
+from tests.world.weather import Body, Latency, Rule
 
 OWN = ZONES[0]
 
@@ -53,6 +55,14 @@ def test_the_named_hook_is_completed_and_no_other(nat):
     assert nat.state == "Pending:Wait", "the other hook is still waiting"
 
 
+def test_the_name_does_not_matter_once_no_hook_waits(nat):
+    assert nat.claim("--lifecycle-hook", HOOK).code == 0
+    again = nat.claim("--lifecycle-hook", HOOK)
+    assert again.code == 0, again
+    assert "nothing to do" in again.stdout
+    assert nat.answers == ["CONTINUE"]
+
+
 def test_a_name_that_the_group_does_not_have(nat):
     ran = nat.claim("--lifecycle-hook", "typo")
     assert ran.code == 1, ran
@@ -93,6 +103,20 @@ def test_auto_scaling_denies_the_lookup_in_a_group(nat):
     ran = nat.claim()
     assert ran.code == 1, ran
     assert "AccessDenied" in ran.error
+    assert nat.route(nat.scene.private_tables[OWN]) is None
+
+
+@pytest.mark.parametrize("imds", ["InService", None])
+def test_auto_scaling_denies_the_lookup_of_the_hooks(nat, imds):
+    if imds is None:
+        path = "/latest/meta-data/autoscaling/target-lifecycle-state"
+        rule = Rule(None, Body("Not Found", 404), service="imds", path=path)
+        nat.world.weather(rule)
+    nat.world.deny("DescribeLifecycleHooks")
+    ran = nat.claim()
+    assert ran.code == 1, ran
+    assert "describing the lifecycle hooks" in ran.error
+    assert ran.error.count("AccessDenied") == 1
     assert nat.route(nat.scene.private_tables[OWN]) is None
 
 

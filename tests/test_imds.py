@@ -40,7 +40,7 @@ def test_imds_is_not_there(nat):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        ran = nat.claim(env={"AWS_EC2_METADATA_SERVICE_ENDPOINT": url})
+        ran = nat.claim("--deadline", "4s", env={"AWS_EC2_METADATA_SERVICE_ENDPOINT": url})
     assert_nothing_called(nat, ran)
     assert "IMDS" in ran.error
     assert "Connection refused" in ran.error
@@ -50,19 +50,19 @@ def test_imds_does_not_answer(nat):
     imds_rule(nat, "*", Hang())
     ran = nat.claim("--deadline", "4s")
     assert_nothing_called(nat, ran)
-    assert re.match("not done within 3s: IMDS: reading [a-z/-]+ from IMDS: .*time", ran.error)
+    assert re.match("the time is up: IMDS: reading [a-z/-]+ from IMDS: .*timed out", ran.error)
 
 
 def test_only_version_1(nat):
     nat.world.imds(nat.instance).mode = "v1_only"
-    ran = nat.claim()
+    ran = nat.claim("--deadline", "4s")
     assert_nothing_called(nat, ran)
     assert "token" in ran.error
 
 
 def test_imds_is_off(nat):
     nat.world.imds(nat.instance).mode = "off"
-    ran = nat.claim()
+    ran = nat.claim("--deadline", "4s")
     assert_nothing_called(nat, ran)
     assert "forbidden" in ran.error.lower()
 
@@ -85,6 +85,11 @@ def test_imds_is_slow(nat):
 
 def test_imds_answers_503_a_few_times(nat):
     imds_rule(nat, f"{META}/mac", ErrorReply(503, "Busy"), times=3)
+    assert_claimed(nat, nat.claim())
+
+
+def test_imds_comes_up_late(nat):
+    imds_rule(nat, "*", Reset(), times=8)
     assert_claimed(nat, nat.claim())
 
 
@@ -150,6 +155,11 @@ def test_no_lifecycle_state_outside_a_group(scene):
 
 def test_no_lifecycle_state_yet_although_a_hook_waits(nat):
     imds_rule(nat, f"{META}/autoscaling/target-lifecycle-state", Body("Not Found", 404))
+    assert_claimed(nat, nat.claim())
+
+
+def test_imds_follows_the_group_out_of_the_warm_pool(nat):
+    imds_rule(nat, f"{META}/autoscaling/target-lifecycle-state", Body("Warmed:Stopped"))
     assert_claimed(nat, nat.claim())
 
 

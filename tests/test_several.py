@@ -64,6 +64,24 @@ def test_a_table_that_another_nat_takes_before_the_read_back(nat):
     assert nat.answers == ["CONTINUE"]
 
 
+def test_a_table_that_is_given_to_a_nat_gateway_before_the_read_back(nat):
+    [shared] = nat.scene.add_tables(1)
+    gateway = nat.scene.nat_gateway()
+    nat.world.weather(
+        "DescribeRouteTables", Latency(0.5), skip=1, match={"Filter.1.Name": "vpc-id"}
+    )
+    with nat.start() as running:
+        nat.world.wait_for("CreateRoute", 2)
+        nat.world.wait_until(lambda: nat.owns(shared))
+        nat.world.ec2.replace_route(
+            RouteTableId=shared, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway
+        )
+        ran = running.wait()
+    assert ran.code == 3, ran
+    assert f"{shared}: somebody else made it lead to {gateway}" in ran.error
+    assert nat.route(shared).target == gateway
+
+
 def test_250_tables_inside_the_request_buckets(nat):
     tables = nat.scene.add_tables(250)
     ran = nat.claim()

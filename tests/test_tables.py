@@ -153,6 +153,22 @@ def test_a_default_route_made_between_read_and_create(nat):
     assert nat.owns(table)
 
 
+def test_an_internet_gateway_that_came_between_read_and_create_is_left_alone(nat):
+    [table] = nat.scene.add_tables(1)
+    nat.world.weather("CreateRoute", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("CreateRoute")
+        nat.world.ec2.create_route(
+            RouteTableId=table,
+            DestinationCidrBlock="0.0.0.0/0",
+            GatewayId=nat.scene.internet_gateway,
+        )
+        ran = running.wait()
+    assert ran.code == 3, ran
+    assert f"{table}: somebody else made it lead to {nat.scene.internet_gateway}" in ran.error
+    assert nat.route(table).target == nat.scene.internet_gateway
+
+
 def test_a_dead_nats_blackhole_is_replaced(nat):
     dead = Nat(nat.scene, nat.scene.launch_instance(nat.scene.public_subnets[OWN]))
     [table] = nat.scene.add_tables(1, default=dead.interface)

@@ -1,17 +1,21 @@
 """EC2 and Auto Scaling in bad weather: every call of the run in turn, passing trouble and
 trouble that lasts, denials, stale reads."""
 
+import signal
+
 import pytest
 
 from tests.nat import Nat
 from tests.world.scene import HOOK, ZONES
 from tests.world.weather import (
+    Body,
     ErrorReply,
     Hang,
     Latency,
     Replace,
     Reset,
     ResetAfter,
+    Rule,
     ShortBody,
     Throttle,
     Truncate,
@@ -85,7 +89,13 @@ LASTING = {
 
 @pytest.mark.parametrize("trouble", LASTING)
 @pytest.mark.parametrize(
-    "action", ["DescribeRouteTables", "DescribeNetworkInterfaces", "CreateRoute"]
+    "action",
+    [
+        "DescribeRouteTables",
+        "DescribeNetworkInterfaces",
+        "ModifyNetworkInterfaceAttribute",
+        "CreateRoute",
+    ],
 )
 def test_lasting_trouble_ends_with_the_deadline_and_its_cause(nat, action, trouble):
     effect, cause = LASTING[trouble]
@@ -94,7 +104,7 @@ def test_lasting_trouble_ends_with_the_deadline_and_its_cause(nat, action, troub
     ran = nat.claim("--deadline", "8s")
 
     assert ran.code == 1, ran
-    assert ran.error.startswith("not done within 6s: ")
+    assert ran.error.startswith("the time is up: ")
     assert action in ran.error
     assert cause in ran.error
     assert nat.answers == ["ABANDON"]
@@ -153,9 +163,10 @@ def test_ec2_denies_replacing_only(replacing):
 
 def test_no_credentials(nat):
     nat.world.imds(nat.instance).role = None
-    ran = nat.claim()
+    ran = nat.claim("--deadline", "4s")
     assert ran.code == 1, ran
     assert "credentials" in ran.error
+    assert "404" in ran.error
     assert nat.called == {}
     assert nat.state == "Pending:Wait"
 
@@ -165,6 +176,14 @@ def test_credentials_that_expire_soon(nat):
     ran = nat.claim()
     assert ran.code == 0, ran
     assert nat.owns(nat.scene.private_tables[OWN])
+    assert nat.answers == ["CONTINUE"]
+
+
+def test_credentials_that_are_not_there_yet(nat):
+    path = "/latest/meta-data/iam/security-credentials/"
+    nat.world.weather(Rule(None, Body("Not Found", 404), service="imds", path=path, times=3))
+    ran = nat.claim()
+    assert ran.code == 0, ran
     assert nat.answers == ["CONTINUE"]
 
 
@@ -184,6 +203,25 @@ def test_the_read_back_never_shows_it(nat):
     assert ran.code == 1, ran
     assert "reading back" in ran.error
     assert "EC2 accepted the change and still shows no default route" in ran.error
+    assert [row["result"] for row in ran.json["tables"]] == ["unverified"]
+    assert nat.answers == ["ABANDON"]
+
+
+def test_the_check_never_shows_off(nat):
+    nat.world.stale_reads(seconds=3600, interfaces=True)
+    ran = nat.claim("--deadline", "4s")
+    assert ran.code == 1, ran
+    assert "the source/destination check is still on" in ran.error
+    assert nat.answers == ["ABANDON"]
+
+
+def test_the_read_back_is_in_trouble_until_the_end(nat):
+    """What cannot be looked at must not keep the hook waiting."""
+    read_back = {"Filter.1.Name": "vpc-id"}
+    nat.world.weather("DescribeRouteTables", Throttle(), skip=1, match=read_back)
+    ran = nat.claim("--deadline", "6s", "--output", "json")
+    assert ran.code == 1, ran
+    assert "DescribeRouteTables: RequestLimitExceeded" in ran.error
     assert [row["result"] for row in ran.json["tables"]] == ["unverified"]
     assert nat.answers == ["ABANDON"]
 
@@ -235,6 +273,29 @@ def test_sigterm_before_a_route_was_changed(nat):
         ran = running.wait()
     assert ran.code == 1, ran
     assert ran.error == "stopped by SIGTERM"
+    assert nat.answers == ["ABANDON"]
+
+
+def test_sigterm_while_reading_back(nat):
+    nat.world.weather("DescribeRouteTables", Hang(), skip=1, match={"Filter.1.Name": "vpc-id"})
+    with nat.start() as running:
+        nat.world.wait_for("DescribeRouteTables", 3)
+        nat.world.calm()
+        nat.world.weather("DescribeRouteTables", Latency(0.3))
+        running.terminate()
+        ran = running.wait()
+    assert ran.code == 1, ran
+    assert nat.answers == ["CONTINUE"], "the table leads here, and a last look showed it"
+
+
+def test_sigint(nat):
+    nat.world.weather("Describe*", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("DescribeRouteTables")
+        running.process.send_signal(signal.SIGINT)
+        ran = running.wait()
+    assert ran.code == 1, ran
+    assert ran.error == "stopped by SIGINT"
     assert nat.answers == ["ABANDON"]
 
 

@@ -1,13 +1,13 @@
 //! The end of every run that could do anything: the answer to the launching hook that waits.
 
-use anyhow::Result;
-use tokio::time::sleep;
+use anyhow::{Result, anyhow, bail};
+use tokio::time::{sleep, timeout};
 
 use super::Run;
-use crate::autoscaling::{Answer, Launch, State, choose_hook};
+use crate::autoscaling::{Answer, Member, State};
 use crate::config::PENDING_INTERVAL;
+use crate::identity::TargetState;
 use crate::report::{Lifecycle, Report};
-use crate::routes::Nat;
 
 impl Run<'_> {
     /// Answers the launching hook that waits, if one does: CONTINUE when the work is done or
@@ -16,73 +16,78 @@ impl Run<'_> {
         if worked.is_err() {
             self.last_look(report).await;
         }
-        let Some(launch) = self.settled_launch().await? else {
+        let Some(member) = self.settled_member(report).await? else {
             return Ok(());
         };
-        let serves = worked.is_ok() || report.holds_any();
-        let hooks = hooks_to_answer(&launch, self.settings.lifecycle_hook.as_deref(), serves);
+        let serves = worked.is_ok() || report.serves();
         let mut answered = None;
-        for (hook, answer) in hooks {
+        for (hook, answer) in self.due(&member, serves)? {
             let instance = &self.instance.instance_id;
             let done = self
                 .autoscaling
-                .complete(instance, &launch.group, &hook, answer);
+                .complete(instance, &member.group, &hook, answer);
             if done.await? {
                 tracing::info!("lifecycle hook {hook} completed with {answer}");
                 answered = Some((hook, answer));
                 break;
             }
         }
-        report.lifecycle = Some(Lifecycle { launch, answered });
+        report.lifecycle = Some(Lifecycle { member, answered });
         Ok(())
     }
 
-    /// After work that was cut short: a change may have been made that no answer told of.
+    /// After work that was cut short: a change may have been made that no answer told of. The
+    /// answer to the hook matters more, so that this gets half of what is kept for it.
     async fn last_look(&self, report: &mut Report) {
         let nat = report.network.as_ref();
-        let nat = nat.map(|network| Nat::new(&self.instance, network));
-        if let Some(nat) = nat.filter(|_| !report.is_settled())
-            && let Err(error) = self.look(&nat, report).await
-        {
-            tracing::warn!("reading back: {error:#}");
+        let nat = nat.map(|network| network.nat(&self.instance));
+        let Some(nat) = nat.filter(|_| !report.is_settled()) else {
+            return;
+        };
+        let look = timeout(self.settings.answer_time / 2, self.look(&nat, report)).await;
+        if let Err(error) = look.unwrap_or_else(|_| Err(anyhow!("{}", self.troubles))) {
+            tracing::warn!("reading back a last time: {error:#}");
         }
     }
 
-    /// The launch, once the group has made up its mind whether a hook waits: a fast boot may
-    /// get here before that.
-    async fn settled_launch(&self) -> Result<Option<Launch>> {
+    /// The group's view, once it has made up its mind whether a hook waits: a fast boot may get
+    /// here before that, or before the group's list shows the instance at all.
+    async fn settled_member(&self, report: &Report) -> Result<Option<Member>> {
         let instance = &self.instance.instance_id;
-        let mut launch = self.launch().await?.cloned();
-        while let Some(State::Pending { .. }) = launch.as_ref().map(|launch| &launch.state) {
-            let why = format!("{instance} is still Pending");
-            self.troubles.note("Auto Scaling", why);
-            sleep(PENDING_INTERVAL).await;
-            launch = self.autoscaling.launch(instance).await?;
-        }
-        Ok(launch)
-    }
-}
-
-/// Ours, with the answer. Where it cannot be told which one is ours, the launch fails, and an
-/// ABANDON to any of them ends it: all of them are tried.
-fn hooks_to_answer(launch: &Launch, named: Option<&str>, serves: bool) -> Vec<(String, Answer)> {
-    if !matches!(launch.state, State::Waiting { .. }) {
-        return Vec::new();
-    }
-    match choose_hook(&launch.hooks, named) {
-        Ok(hook) => {
-            let answer = if serves {
-                Answer::Continue
-            } else {
-                Answer::Abandon
+        let mut member = self.known_member(report).await?.cloned();
+        loop {
+            let why = match (&member, report.target_state()) {
+                (Some(found), _) if found.may_come_to_wait() => "is still Pending",
+                (None, Some(TargetState::InService | TargetState::Warmed)) => {
+                    "is not in the list of instances yet, and IMDS says that it is in a group"
+                }
+                _ => return Ok(member),
             };
-            hook.map(|hook| (hook.to_owned(), answer))
-                .into_iter()
-                .collect()
+            self.troubles
+                .note("Auto Scaling", format!("{instance} {why}"));
+            sleep(PENDING_INTERVAL).await;
+            member = self.autoscaling.member(instance).await?;
         }
-        Err(_) => {
-            let all = launch.hooks.iter().cloned();
-            all.map(|hook| (hook, Answer::Abandon)).collect()
+    }
+
+    /// The hooks to answer, and how: ours. Where it cannot be told which one is ours, the launch
+    /// fails, and an ABANDON to any of them ends it: all of them are tried.
+    fn due(&self, member: &Member, serves: bool) -> Result<Vec<(String, Answer)>> {
+        if !matches!(member.state, State::Waiting { .. }) {
+            return Ok(Vec::new());
+        }
+        match (
+            member.hook(self.settings.lifecycle_hook.as_deref()),
+            &member.hooks,
+        ) {
+            (Ok(None), _) => bail!("{} has no launching hook", member.group),
+            (Ok(Some(hook)), _) if serves => Ok(vec![(hook.to_owned(), Answer::Continue)]),
+            (Ok(Some(hook)), _) => Ok(vec![(hook.to_owned(), Answer::Abandon)]),
+            (Err(_), Ok(hooks)) => {
+                let all = hooks.iter().cloned();
+                Ok(all.map(|hook| (hook, Answer::Abandon)).collect())
+            }
+            (Err(error), Err(_)) => Err(error),
         }
     }
 }

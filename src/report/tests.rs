@@ -38,6 +38,7 @@ fn row(action: Action, outcome: Outcome) -> Row {
         action,
         outcome,
         after: None,
+        absent: false,
     }
 }
 
@@ -66,13 +67,23 @@ fn old_state_is_waited_out_however_often_it_is_seen() {
 fn another_target_counts_when_seen_twice_in_a_row() {
     assert_eq!(settled(&[to(3, false)]), Outcome::Accepted);
     assert_eq!(settled(&[to(3, false), to(3, false)]), Outcome::Superseded);
+    let gateway = Some(DefaultRoute {
+        target: Target::InternetGateway("igw-1".into()),
+        blackhole: false,
+    });
+    let lost = settled(&[gateway.clone(), gateway]);
+    assert!(matches!(lost, Outcome::Failed(_)), "only a NAT takes over");
     let in_between = [to(3, false), to(2, false), to(3, false)];
     assert_eq!(settled(&in_between), Outcome::Accepted);
 }
 
 #[test]
-fn a_table_that_is_gone_is_lost() {
+fn a_table_that_is_gone_is_lost_when_seen_twice_in_a_row() {
     let mut row = row(Action::Replace, Outcome::Accepted);
+    row.settle(None, &nat());
+    row.settle(Some(&showing(to(2, false))), &nat());
+    row.settle(None, &nat());
+    assert_eq!(row.outcome, Outcome::Accepted);
     row.settle(None, &nat());
     assert!(matches!(row.outcome, Outcome::Failed(_)));
 }
