@@ -204,7 +204,7 @@ impl Run<'_> {
             self.look(nat, report).await.context("reading back")?;
             open = report.unverified();
             if let Some(open) = &open {
-                self.troubles.note("reading back", open.clone());
+                self.troubles.note("reading back", open);
                 sleep(wait).await;
                 wait = (wait * 2).min(config::MAX_VERIFY_INTERVAL);
             }

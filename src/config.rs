@@ -98,7 +98,7 @@ impl Settings {
             args.owner_tag
         );
         ensure!(
-            (Duration::from_secs(1)..=Duration::from_secs(7200)).contains(&args.deadline),
+            (Duration::from_secs(1)..=Duration::from_hours(2)).contains(&args.deadline),
             "--deadline {}: must be between 1s and 2h",
             humantime::format_duration(args.deadline)
         );

@@ -50,7 +50,7 @@ impl PatientChain {
                     self.troubles.clear(CREDENTIALS);
                     return Ok(credentials);
                 }
-                Err(error) => self.troubles.note(CREDENTIALS, causes(&error)),
+                Err(error) => self.troubles.note(CREDENTIALS, &causes(&error)),
             }
             sleep(waits.next().unwrap_or_default()).await;
         }

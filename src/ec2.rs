@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{AttributeBooleanValue, Filter, Route, RouteState, RouteTable};
+use aws_sdk_ec2::types::{
+    AttributeBooleanValue, Filter, NetworkInterface, Route, RouteState, RouteTable,
+};
 
 use crate::aws::{Failure, Kind};
 use crate::config::ROUTE_CALLS;
@@ -93,7 +95,7 @@ impl Ec2 {
             .with_context(doing)?;
         let found = answer.network_interfaces().first();
         found
-            .and_then(|interface| interface.source_dest_check())
+            .and_then(NetworkInterface::source_dest_check)
             .ok_or_else(|| anyhow!("the answer has no source/destination check"))
             .with_context(doing)
     }

@@ -18,7 +18,9 @@ pub async fn answered(http: &Client, urls: &[Url], troubles: &Troubles) {
         let mut probes: FuturesUnordered<_> = probes.collect();
         while let Some(answered) = probes.next().await {
             if answered {
-                urls.iter().for_each(|url| troubles.clear(&probing(url)));
+                for url in urls {
+                    troubles.clear(&probing(url));
+                }
                 return;
             }
         }
@@ -38,7 +40,7 @@ async fn probe(http: &Client, url: &Url, troubles: &Troubles) -> bool {
             true
         }
         Err(error) => {
-            troubles.note(&probing(url), causes(&error.without_url()));
+            troubles.note(&probing(url), &causes(&error.without_url()));
             false
         }
     }

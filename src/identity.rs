@@ -208,7 +208,7 @@ impl Metadata {
                 _ => {}
             }
             self.troubles
-                .note(IMDS, format!("{:#}", failed(path, &error)));
+                .note(IMDS, &format!("{:#}", failed(path, &error)));
             tokio::time::sleep(waits.next().unwrap_or_default()).await;
         }
     }

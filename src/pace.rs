@@ -88,7 +88,7 @@ mod tests {
         for _ in 0..2 {
             bucket.take(start);
         }
-        let later = start + Duration::from_secs(3600);
+        let later = start + Duration::from_hours(1);
         let waits: Vec<u128> = (0..3).map(|_| bucket.take(later).as_millis()).collect();
         assert_eq!(waits, [0, 0, 200]);
     }
@@ -98,7 +98,7 @@ mod tests {
         arrivals.sort();
         let (mut tokens, mut last) = (50.0_f64, arrivals[0]);
         arrivals.into_iter().all(|at| {
-            tokens = (tokens + (at - last).as_secs_f64() * 5.0).min(50.0) - 1.0;
+            tokens = (tokens + at.saturating_sub(last).as_secs_f64() * 5.0).min(50.0) - 1.0;
             last = at;
             tokens > -1e-6
         })

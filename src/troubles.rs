@@ -32,8 +32,8 @@ impl Troubles {
     }
 
     /// `what` failed once more. The first time is worth a line in the log.
-    pub fn note(&self, what: &str, why: String) {
-        let before = self.lock().insert(what.to_owned(), why.clone());
+    pub fn note(&self, what: &str, why: &str) {
+        let before = self.lock().insert(what.to_owned(), why.to_owned());
         if before.is_none_or(|why| why == NO_ANSWER) {
             tracing::info!("{what}: {why}");
         } else {
@@ -88,7 +88,7 @@ impl Intercept for Troubles {
     ) -> Result<(), BoxError> {
         let call = call(config);
         match context.output_or_error() {
-            Some(Err(error)) => self.note(call, causes_and_status(error, context.response())),
+            Some(Err(error)) => self.note(call, &causes_and_status(error, context.response())),
             Some(Ok(_)) => self.clear(call),
             None => {}
         }

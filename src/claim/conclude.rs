@@ -64,7 +64,7 @@ impl Run<'_> {
                 _ => return Ok(member),
             };
             self.troubles
-                .note("Auto Scaling", format!("{instance} {why}"));
+                .note("Auto Scaling", &format!("{instance} {why}"));
             sleep(PENDING_INTERVAL).await;
             member = self.autoscaling.member(instance).await?;
         }

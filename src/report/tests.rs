@@ -13,6 +13,7 @@ fn nat() -> Nat {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands for a table's field")]
 fn to(interface: u8, blackhole: bool) -> Option<DefaultRoute> {
     let target = Target::Instance {
         instance: None,

@@ -36,6 +36,7 @@ fn table(n: u32, owner: &str, default_route: Option<DefaultRoute>) -> Table {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands for a table's field")]
 fn to(target: Target) -> Option<DefaultRoute> {
     Some(DefaultRoute {
         target,
