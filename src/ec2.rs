@@ -43,42 +43,46 @@ impl Ec2 {
         key: &str,
         values: &[&str],
     ) -> Result<Vec<Table>> {
-        let doing = || format!("describing the route tables of {vpc}");
-        let mut pages = self
-            .client
-            .describe_route_tables()
-            .filters(filter("vpc-id", &[vpc.as_str()]))
-            .filters(filter(&format!("tag:{key}"), values))
-            .max_results(PAGE)
-            .into_paginator()
-            .send();
-        let mut tables = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(Failure::from).with_context(doing)?;
-            for found in page.route_tables() {
-                tables.push(table(found, key).with_context(doing)?);
-            }
-        }
-        Ok(tables)
+        let tag = format!("tag:{key}");
+        let filters = [("vpc-id", &[vpc.as_str()][..]), (&tag, values)];
+        self.tables(key, &filters)
+            .await
+            .with_context(|| format!("describing the route tables of {vpc}"))
     }
 
     /// The table that is associated with a subnet by name. Without one, the VPC's main table
     /// serves it.
     pub async fn subnet_table(&self, subnet: &SubnetId) -> Result<Option<TableId>> {
-        let doing = || format!("describing the route table of {subnet}");
-        let answer = self
+        let tables = self
+            .tables("", &[("association.subnet-id", &[subnet.as_str()])])
+            .await
+            .with_context(|| format!("describing the route table of {subnet}"))?;
+        Ok(tables.into_iter().next().map(|table| table.id))
+    }
+
+    /// All pages of what the filters (name, values) let through, with the values of tag `key`.
+    async fn tables(&self, key: &str, filters: &[(&str, &[&str])]) -> Result<Vec<Table>> {
+        let filters = filters.iter().map(|(name, values)| {
+            let values = values.iter().map(|&value| value.to_owned()).collect();
+            Filter::builder()
+                .name(*name)
+                .set_values(Some(values))
+                .build()
+        });
+        let mut pages = self
             .client
             .describe_route_tables()
-            .filters(filter("association.subnet-id", &[subnet.as_str()]))
-            .send()
-            .await
-            .map_err(Failure::from)
-            .with_context(doing)?;
-        let found = answer.route_tables().first();
-        found
-            .map(|table| table.route_table_id().unwrap_or_default().parse())
-            .transpose()
-            .with_context(doing)
+            .set_filters(Some(filters.collect()))
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        let mut tables = Vec::new();
+        while let Some(page) = pages.next().await {
+            for found in page.map_err(Failure::from)?.route_tables() {
+                tables.push(table(found, key)?);
+            }
+        }
+        Ok(tables)
     }
 
     /// Whether the interface drops what is not addressed to it, as every interface does until
@@ -151,17 +155,11 @@ impl Ec2 {
     /// A route that came to be since the plan was made may be another NAT's, or the way out of
     /// a public subnet.
     async fn check_replaceable(&self, id: &TableId) -> Result<()> {
-        let doing = || format!("describing {id}");
-        let answer = self
-            .client
-            .describe_route_tables()
-            .filters(filter("route-table-id", &[id.as_str()]))
-            .send()
+        let tables = self
+            .tables("", &[("route-table-id", &[id.as_str()])])
             .await
-            .map_err(Failure::from)
-            .with_context(doing)?;
-        for found in answer.route_tables() {
-            let table = table(found, "").with_context(doing)?;
+            .with_context(|| format!("describing {id}"))?;
+        for table in tables {
             if let Some(DefaultRoute {
                 target: Target::InternetGateway(gateway),
                 ..
@@ -202,14 +200,6 @@ impl Ec2 {
             .await?;
         Ok(())
     }
-}
-
-fn filter(name: &str, values: &[&str]) -> Filter {
-    let values = values.iter().map(|&value| value.to_owned()).collect();
-    Filter::builder()
-        .name(name)
-        .set_values(Some(values))
-        .build()
 }
 
 fn table(found: &RouteTable, key: &str) -> Result<Table> {
