@@ -62,7 +62,7 @@ lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
 	.venv/bin/ruff format --check tests
 	.venv/bin/ruff check tests
 	@if command -v cargo-deny >/dev/null; then \
-		cargo deny --offline check licenses bans sources; \
+		cargo deny --locked check licenses bans sources; \
 	else \
 		echo "cargo-deny is not installed: licences were not checked (.ci/run does)"; \
 	fi
