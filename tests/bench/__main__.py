@@ -20,7 +20,7 @@ from .text import heading, seconds
 MIB = 1024 * 1024
 # Tables → runs of hanat, runs of the script (which takes a minute or more at 100).
 COMPARED = {1: (5, 3), TABLES: (5, 3), 100: (3, 1)}
-# EC2's bucket for ReplaceRoute (AWS.md, "Request buckets").
+# EC2's bucket for ReplaceRoute (EC2 API reference, "Request throttling").
 BURST, REFILL = 50, 5
 
 

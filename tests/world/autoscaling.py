@@ -1,7 +1,8 @@
 """Extends moto's Auto Scaling by lifecycle hooks: states, actions, timeouts, replacement.
 
-moto launches straight into `InService`, terminates at once and has no lifecycle actions (AWS.md,
-"What the emulator lacks"). `Lifecycle` is the state machine; `autoscaling_api` ties it to moto.
+moto launches straight into `InService`, terminates at once and has no lifecycle actions. The
+states are those of the EC2 Auto Scaling user guide, "Lifecycle hooks". `Lifecycle` is the state
+machine; `autoscaling_api` ties it to moto.
 """
 
 import uuid
@@ -55,7 +56,7 @@ class Lifecycle:
         self.completions: list[Completion] = []
         self.timeouts: list[Completion] = []
         # Does a replacement launch while the old instance is in Terminating:Wait, or after it?
-        # AWS.md leaves it open ("(?)"), so a test chooses.
+        # No public source says, so a test chooses.
         self.replace_while_terminating = True
         self._waiting: dict[str, dict[str, Waiting]] = {}
         # Instances that a group let go of, and those whose place is not to be filled again.
@@ -78,7 +79,7 @@ class Lifecycle:
         return "Terminated" if instance_id in self._gone else None
 
     def target(self, instance_id: str) -> str | None:
-        """What IMDS calls target-lifecycle-state (AWS.md, "IMDSv2")."""
+        """What IMDS calls target-lifecycle-state (EC2 user guide, "Instance metadata")."""
         state = self.state(instance_id)
         if state is None or state in ("InService", "Terminated", "Detached", "Standby"):
             return state
@@ -187,7 +188,7 @@ class Lifecycle:
                 hook,
                 str(uuid.uuid4()),
                 now + hook.heartbeat_timeout,
-                # AWS.md: in all at most 100 times the timeout or 48 h.
+                # Auto Scaling API reference, RecordLifecycleActionHeartbeat: in all at most 100 times the timeout or 48 h.
                 now + min(100 * hook.heartbeat_timeout, 48 * 3600),
             )
             for hook in hooks

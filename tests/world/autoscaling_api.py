@@ -110,7 +110,7 @@ def _create_lifecycle_hook(
 ) -> Any:
     if transition not in (LAUNCHING, TERMINATING):
         raise ValidationError(f"Lifecycle transition {transition!r} is not valid")
-    # AWS.md: 30 to 7200 s.
+    # Auto Scaling API reference, PutLifecycleHook: 30 to 7200 s.
     if timeout is not None and not 30 <= timeout <= 7200:
         raise ValidationError("Heartbeat timeout must be between 30 and 7200 seconds")
     if result not in (None, "CONTINUE", "ABANDON"):
@@ -119,7 +119,7 @@ def _create_lifecycle_hook(
 
 
 def _put_hooks(backend: AutoScalingBackend, group: str, specs: list[dict[str, Any]]) -> None:
-    """Hooks that come with the group exist before its first instance launches (AWS.md)."""
+    """Hooks that come with the group exist before its first instance launches."""
     for spec in specs:
         timeout = spec.get("HeartbeatTimeout")
         backend.create_lifecycle_hook(
@@ -185,7 +185,7 @@ def _record_lifecycle_action_heartbeat(response: AutoScalingResponse) -> ActionR
 
 
 def _set_instance_health(response: AutoScalingResponse) -> ActionResult:
-    """moto only notes it. AWS.md: `Unhealthy` has the group replace the instance at once."""
+    """moto only notes it. API reference, SetInstanceHealth: `Unhealthy` has the group replace the instance at once."""
     member = _member(response._get_param("InstanceId"))
     member.health_status = response._get_param("HealthStatus")
     if member.health_status == "Unhealthy":

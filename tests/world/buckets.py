@@ -2,7 +2,7 @@
 
 from .clock import CLOCK
 
-# AWS.md, "Request buckets" (EC2 API throttling): capacity, refill a second.
+# EC2 API reference, "Request throttling": capacity, refill a second.
 _DESCRIBE = (100.0, 20.0)
 _MUTATE = (50.0, 5.0)
 _EXCEPTIONS = {"ModifyNetworkInterfaceAttribute": (100.0, 5.0)}

@@ -1,4 +1,4 @@
-"""Extends moto's EC2 routes and interfaces to what AWS.md says of the real ones.
+"""Extends moto's EC2 routes and interfaces to what EC2's own documentation says of them.
 
 Importing it patches moto. It owns a route's IDs, state and errors, and an interface's lifetime,
 MAC and address.
@@ -42,7 +42,7 @@ def _instance_of(route: Route) -> Instance | None:
 
 
 def _state(route: Route) -> str:
-    """moto: always `active`. AWS.md: `blackhole` once the target is gone."""
+    """moto: always `active`. EC2 API reference, Route: `blackhole` once the target is gone."""
     backend = route.route_table.ec2_backend
     gone = False
     if route.interface is not None:
@@ -55,7 +55,7 @@ def _state(route: Route) -> str:
     return "blackhole" if gone else "active"
 
 
-# moto reports an instance or an interface, whichever was given; EC2 both (AWS.md, "EC2").
+# moto reports an instance or an interface, whichever was given; EC2 both (API reference, Route).
 Route.instance_id = property(lambda route: getattr(_instance_of(route), "id", None))
 Route.instance_owner_id = property(lambda route: getattr(_instance_of(route), "owner_id", None))
 Route.state = property(_state)

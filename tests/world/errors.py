@@ -39,7 +39,8 @@ def error_reply(service: str, error: ApiError) -> Reply:
 
 
 def throttled(service: str) -> ApiError:
-    # EC2 says so with 503, Auto Scaling with 400 (AWS.md, "throttled"; EC2 API error codes).
+    # EC2 says so with 503, Auto Scaling with 400 (EC2 API
+    # reference, "Error codes"; Auto Scaling API reference, "Common errors").
     if service == "ec2":
         return ApiError(503, "RequestLimitExceeded", "Request limit exceeded.")
     return ApiError(400, "Throttling", "Rate exceeded")

@@ -1,4 +1,5 @@
-"""IMDSv2 for one instance, answered from the emulator's state (AWS.md, "IMDSv2")."""
+"""IMDSv2 for one instance, answered from the emulator's state (EC2 user guide,
+"Use the Instance Metadata Service" and "Instance metadata categories")."""
 
 import json
 import secrets

@@ -1,6 +1,6 @@
 """How moto's EC2 is read: filters, pages, and reads that lag behind writes.
 
-Importing it patches moto where it differs from AWS.md.
+Importing it patches moto where it differs from EC2.
 """
 
 import base64
@@ -40,7 +40,8 @@ class _Before:
 
 class StaleReads:
     """DescribeRouteTables (and DescribeNetworkInterfaces, if asked) show the state before the last
-    change of each table (interface): EC2's reads are eventually consistent (AWS.md, "EC2")."""
+    change of each table (interface): EC2's reads are eventually consistent (EC2 API
+    reference, "Eventual consistency")."""
 
     def __init__(self) -> None:
         self.reset()
@@ -141,7 +142,7 @@ elastic_network_interfaces.generic_filter = _filter
 
 @wrap(RouteTables, "describe_route_tables")
 def _describe_route_tables(_original: Any, response: RouteTables) -> ActionResult:
-    """moto: one page always. AWS.md: `MaxResults` 5 to 100; with it, pages."""
+    """moto: one page always. EC2 API reference: `MaxResults` 5 to 100; with it, pages."""
     ids = response._get_param("RouteTableIds", [])
     size = response._get_int_param("MaxResults")
     token = response._get_param("NextToken")
