@@ -188,7 +188,8 @@ class Lifecycle:
                 hook,
                 str(uuid.uuid4()),
                 now + hook.heartbeat_timeout,
-                # Auto Scaling API reference, RecordLifecycleActionHeartbeat: in all at most 100 times the timeout or 48 h.
+                # API reference, RecordLifecycleActionHeartbeat: at most 100 times the timeout or
+                # 48 h in all.
                 now + min(100 * hook.heartbeat_timeout, 48 * 3600),
             )
             for hook in hooks

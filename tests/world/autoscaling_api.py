@@ -185,7 +185,8 @@ def _record_lifecycle_action_heartbeat(response: AutoScalingResponse) -> ActionR
 
 
 def _set_instance_health(response: AutoScalingResponse) -> ActionResult:
-    """moto only notes it. API reference, SetInstanceHealth: `Unhealthy` has the group replace the instance at once."""
+    """moto only notes it. API reference, SetInstanceHealth: `Unhealthy` has the group replace the
+    instance at once."""
     member = _member(response._get_param("InstanceId"))
     member.health_status = response._get_param("HealthStatus")
     if member.health_status == "Unhealthy":
