@@ -25,6 +25,7 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        display_order = 100,
         env = "HANAT_LOG_FORMAT",
         value_enum,
         default_value = "text"
@@ -35,6 +36,7 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        display_order = 100,
         env = "HANAT_LOG_LEVEL",
         value_enum,
         default_value = "info"
@@ -128,7 +130,7 @@ pub enum LogLevel {
     Warn,
     /// And each thing done.
     Info,
-    /// And each thing found, and the AWS client's retries.
+    /// And every attempt that failed.
     Debug,
 }
 

@@ -288,6 +288,16 @@ def test_sigterm_while_reading_back(nat):
     assert nat.answers == ["CONTINUE"], "the table leads here, and a last look showed it"
 
 
+def test_sigterm_while_answering(nat):
+    nat.world.weather("CompleteLifecycleAction", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("CompleteLifecycleAction")
+        running.terminate()
+        ran = running.wait()
+    assert ran.code == 0, ran
+    assert nat.answers == ["CONTINUE"]
+
+
 def test_sigint(nat):
     nat.world.weather("Describe*", Latency(0.5))
     with nat.start() as running:
