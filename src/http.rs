@@ -23,6 +23,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 use crate::config;
 
@@ -75,7 +76,7 @@ fn roots() -> Result<RootCertStore> {
         ensure!(!roots.is_empty(), "{}: no certificate in it", doing());
         return Ok(roots);
     }
-    let system = rustls_native_certs::load_native_certs();
+    let system = system_roots();
     for error in &system.errors {
         tracing::debug!("reading the system's root certificates: {error}");
     }
@@ -84,6 +85,17 @@ fn roots() -> Result<RootCertStore> {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     Ok(roots)
+}
+
+/// The system's bundle alone where it has one: distributions keep the same certificates once
+/// more in single files, and reading them all twice would be a quarter of this program's work.
+fn system_roots() -> CertificateResult {
+    let named = openssl_probe::has_ssl_cert_env_vars();
+    let bundle = openssl_probe::probe().cert_file.filter(|_| !named);
+    bundle
+        .map(|bundle| load_certs_from_paths(Some(&bundle), None))
+        .filter(|loaded| !loaded.certs.is_empty())
+        .unwrap_or_else(load_native_certs)
 }
 
 /// DNS in this process: a static binary must not call `getaddrinfo`, which loads the host's

@@ -157,6 +157,23 @@ def test_names_over_dns_and_tls_with_a_ca_bundle(nat, empty_root, dns, tls):
 
 
 @needs_root
+@pytest.mark.parametrize("where", ["etc/ssl/certs/ca-certificates.crt", "SSL_CERT_FILE"])
+def test_tls_with_the_systems_roots(nat, empty_root, tls, where):
+    certificate, key = tls
+    env = {"AWS_ENDPOINT_URL": nat.world.listen(tls=(str(certificate), str(key)))}
+    if where == "SSL_CERT_FILE":
+        shutil.copy(certificate, empty_root / "mine.pem")
+        env["SSL_CERT_FILE"] = "/mine.pem"
+    else:
+        bundle = empty_root / where
+        bundle.parent.mkdir(parents=True)
+        shutil.copy(certificate, bundle)
+    ran = run_in(empty_root, nat, env=env)
+    assert ran.code == 0, ran
+    assert nat.owns(nat.scene.private_tables[OWN])
+
+
+@needs_root
 def test_a_name_that_does_not_resolve_is_named(nat, empty_root, dns):
     (empty_root / "etc").mkdir()
     (empty_root / "etc/resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
