@@ -102,10 +102,6 @@ impl Settings {
             "--deadline {}: must be between 1s and 2h",
             humantime::format_duration(args.deadline)
         );
-        ensure!(
-            args.lifecycle_hook.as_deref() != Some(""),
-            "--lifecycle-hook: the name is empty"
-        );
         let probe_urls = if args.no_probe {
             Vec::new()
         } else {
@@ -119,7 +115,8 @@ impl Settings {
             owner_tag: args.owner_tag.clone(),
             allow_none: args.allow_none,
             probe_urls,
-            lifecycle_hook: args.lifecycle_hook.clone(),
+            // Templates pass on what was left empty.
+            lifecycle_hook: args.lifecycle_hook.clone().filter(|hook| !hook.is_empty()),
             deadline: args.deadline,
             answer_time,
             dry_run: args.dry_run,
@@ -167,11 +164,16 @@ mod tests {
             (["--probe-url", "ftp://example.com/"], "--probe-url"),
             (["--probe-url", "not a url"], "--probe-url"),
             (["--probe-url", "http://u:p@example.com/"], "credentials"),
-            (["--lifecycle-hook", ""], "--lifecycle-hook"),
         ] {
             let error = format!("{:#}", settings(&flags).unwrap_err());
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn an_empty_hook_is_none() {
+        let settings = settings(&["--lifecycle-hook", ""]).unwrap();
+        assert_eq!(settings.lifecycle_hook, None);
     }
 
     #[test]
