@@ -29,13 +29,12 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(4);
 /// How long one read of IMDS may take. It answers in about a millisecond when it is there.
 pub const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits between attempts at one read of IMDS, for as long as the run lasts: it throttles for a
-/// second or so, may come up later than a boot script, and without it no hook can be answered.
-pub fn imds_waits() -> impl Iterator<Item = Duration> {
-    [50, 200, 500, 1000]
-        .into_iter()
-        .chain(std::iter::repeat(2000))
-        .map(Duration::from_millis)
+/// The wait after a failed read of IMDS, so many failures after the first, for as long as the run lasts: it
+/// throttles for a second or so, may come up later than a boot script, and without it no hook
+/// can be answered.
+pub fn imds_wait(failures: usize) -> Duration {
+    const FIRST: [u64; 4] = [50, 200, 500, 1000];
+    Duration::from_millis(*FIRST.get(failures).unwrap_or(&2000))
 }
 
 /// How long the SDK waits for credentials: longer than `ATTEMPT_TIMEOUT`, because running out
@@ -154,6 +153,12 @@ mod tests {
         assert_eq!(two_minutes.answer_time, Duration::from_secs(10));
         let short = settings(&["--deadline", "4s"]).unwrap();
         assert_eq!(short.answer_time, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn imds_is_asked_again_ever_more_slowly() {
+        let waits: Vec<u128> = (0..6).map(|n| imds_wait(n).as_millis()).collect();
+        assert_eq!(waits, [50, 200, 500, 1000, 2000, 2000]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::sleep;
 
-use crate::config::imds_waits;
+use crate::config::imds_wait;
 use crate::errors::causes;
 use crate::identity;
 use crate::troubles::Troubles;
@@ -36,7 +36,7 @@ impl PatientChain {
     }
 
     async fn credentials(&self) -> provider::Result {
-        let mut waits = imds_waits();
+        let mut failures = 0;
         loop {
             // A new chain each time, since each keeps its IMDS token.
             let chain = DefaultCredentialsChain::builder()
@@ -52,7 +52,8 @@ impl PatientChain {
                 }
                 Err(error) => self.troubles.note(CREDENTIALS, &causes(&error)),
             }
-            sleep(waits.next().unwrap_or_default()).await;
+            sleep(imds_wait(failures)).await;
+            failures += 1;
         }
     }
 }

@@ -16,7 +16,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::config::{IMDS_TIMEOUT, imds_waits};
+use crate::config::{IMDS_TIMEOUT, imds_wait};
 use crate::errors::causes;
 use crate::ids::{InstanceId, InterfaceId, Mac, Malformed, Region, SubnetId, VpcId, Zone};
 use crate::routes::Nat;
@@ -188,7 +188,7 @@ impl Metadata {
     /// yet, and with a new token when the one we have has been refused: the SDK's client keeps
     /// using a token until its time is up, even after a 401.
     async fn text(&self, path: &str) -> Result<Option<String>> {
-        let mut waits = imds_waits();
+        let mut failures = 0;
         loop {
             let (tokens, client) = {
                 let client = self.client.lock().await;
@@ -209,7 +209,8 @@ impl Metadata {
             }
             self.troubles
                 .note(IMDS, &format!("{:#}", failed(path, &error)));
-            tokio::time::sleep(waits.next().unwrap_or_default()).await;
+            tokio::time::sleep(imds_wait(failures)).await;
+            failures += 1;
         }
     }
 
