@@ -29,9 +29,9 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(4);
 /// How long one read of IMDS may take. It answers in about a millisecond when it is there.
 pub const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The wait after a failed read of IMDS, so many failures after the first, for as long as the run lasts: it
-/// throttles for a second or so, may come up later than a boot script, and without it no hook
-/// can be answered.
+/// The wait after a failed read of IMDS, so many failures after the first, for as long as the run
+/// lasts: it throttles for a second or so, may come up later than a boot script, and without it
+/// no hook can be answered.
 pub fn imds_wait(failures: usize) -> Duration {
     const FIRST: [u64; 4] = [50, 200, 500, 1000];
     Duration::from_millis(*FIRST.get(failures).unwrap_or(&2000))
