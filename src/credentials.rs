@@ -1,6 +1,6 @@
 //! Credentials from the SDK's default chain (on an instance: its role, from IMDSv2), tried again
-//! until the caller gives up. The SDK alone gives up on a token that IMDS has refused, and takes a role whose
-//! credentials are not there yet, seconds after a first boot, for none at all.
+//! until the caller gives up. The SDK alone gives up on a token that IMDS has refused, and takes
+//! a role whose credentials are not there yet, seconds after a first boot, for none at all.
 
 use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;

@@ -159,16 +159,10 @@ impl Ec2 {
             .tables("", &[("route-table-id", &[id.as_str()])])
             .await
             .with_context(|| format!("describing {id}"))?;
-        for table in tables {
-            if let Some(DefaultRoute {
-                target: Target::InternetGateway(gateway),
-                ..
-            }) = table.default_route
-            {
-                bail!("{id}: somebody else made it lead to {gateway}");
-            }
+        match tables.iter().find_map(Table::internet_gateway) {
+            Some(gateway) => bail!("{id}: somebody else made it lead to {gateway}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn replace_default_route(

@@ -10,13 +10,13 @@ use crate::identity::{Instance, Network, TargetState};
 use crate::ids::TableId;
 use crate::routes::{Action, DefaultRoute, Nat, Step, Table, Target};
 
-/// Exit codes; `hanat --help` lists them. 2, wrong usage, is clap's.
+/// Exit codes; `hanat --help` lists them.
 pub mod exit {
     /// Done, or nothing to do.
     pub const DONE: u8 = 0;
     /// Failed.
     pub const FAILED: u8 = 1;
-    /// Wrong usage.
+    /// Wrong usage; the number is the one clap ends with.
     pub const USAGE: u8 = 2;
     /// Some tables refused or failed, others claimed.
     pub const PARTIAL: u8 = 3;

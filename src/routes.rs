@@ -25,6 +25,16 @@ pub struct Table {
     pub default_route: Option<DefaultRoute>,
 }
 
+impl Table {
+    /// The internet gateway that the default route leads to, by ID.
+    pub fn internet_gateway(&self) -> Option<&str> {
+        match &self.default_route.as_ref()?.target {
+            Target::InternetGateway(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
 /// A default route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DefaultRoute {
@@ -204,12 +214,11 @@ fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
     if serves_own_subnet || table.subnets.contains(&nat.subnet) {
         return Action::Refuse(Refusal::OwnSubnet(nat.subnet.clone()));
     }
+    if let Some(id) = table.internet_gateway() {
+        return Action::Refuse(Refusal::InternetGateway(id.to_owned()));
+    }
     match &table.default_route {
         None => Action::Create,
-        Some(DefaultRoute {
-            target: Target::InternetGateway(id),
-            ..
-        }) => Action::Refuse(Refusal::InternetGateway(id.clone())),
         Some(_) if nat.holds(table) => Action::Keep,
         Some(_) => Action::Replace,
     }
