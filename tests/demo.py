@@ -34,8 +34,7 @@ def show_tables(scene: Scene) -> None:
 
 def claim(nat: Nat) -> int:
     print("   $ hanat claim", flush=True)
-    env = {**nat.world.env(nat.instance), "HANAT_PROBE_URL": nat.world.probe_url}
-    return subprocess.run([binary_path(), "claim"], env=env, check=False).returncode
+    return subprocess.run([binary_path(), "claim"], env=nat.env, check=False).returncode
 
 
 def main() -> int:

@@ -76,15 +76,16 @@ class Nat:
         self.instance = instance
         self.interface = scene.interface(instance)
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The way into the world, and nothing else."""
+        return {**self.world.env(self.instance), "HANAT_PROBE_URL": self.world.probe_url}
+
     def start(self, *flags: str, env: dict[str, str] | None = None) -> Running:
         """`hanat claim` with nothing in its environment but the way into the world."""
         process = subprocess.Popen(
             [binary_path(), "claim", *flags],
-            env={
-                **self.world.env(self.instance),
-                "HANAT_PROBE_URL": self.world.probe_url,
-                **(env or {}),
-            },
+            env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

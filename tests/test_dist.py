@@ -100,7 +100,7 @@ def empty_root(tmp_path) -> Path:
 def run_in(root: Path, nat: Nat, *flags: str, env: dict[str, str]) -> Ran:
     done = subprocess.run(
         ["/hanat", "claim", *flags],
-        env={**nat.world.env(nat.instance), "HANAT_PROBE_URL": nat.world.probe_url, **env},
+        env={**nat.env, **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

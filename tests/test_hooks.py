@@ -33,7 +33,7 @@ def test_terminating_hooks_are_not_ours(nat):
 
 def test_several_launching_hooks_need_a_name(nat):
     add_hook(nat, "inventory")
-    nat = Nat(nat.scene, relaunched(nat).instance)
+    nat = relaunched(nat)
 
     ran = nat.claim()
 
@@ -47,7 +47,7 @@ def test_several_launching_hooks_need_a_name(nat):
 
 def test_the_named_hook_is_completed_and_no_other(nat):
     add_hook(nat, "inventory")
-    nat = Nat(nat.scene, relaunched(nat).instance)
+    nat = relaunched(nat)
     ran = nat.claim("--lifecycle-hook", HOOK)
     assert ran.code == 0, ran
     [completion] = [c for c in nat.world.completions if c.instance_id == nat.instance]

@@ -93,8 +93,7 @@ def is_throttled(call: Call) -> bool:
 
 
 def hanat(nat: Nat) -> Measured:
-    env = {**nat.world.env(nat.instance), "HANAT_PROBE_URL": nat.world.probe_url}
-    return measure([str(binary_path()), "claim"], env)
+    return measure([str(binary_path()), "claim"], nat.env)
 
 
 def script(nat: Nat) -> Measured:
