@@ -2,7 +2,9 @@
 
 import pytest
 
+from tests.isolate import is_isolated, isolate, refusal
 from tests.nat import Nat, binary_path
+from tests.skipping import not_tested
 from tests.world import World
 from tests.world.scene import ZONES, Scene, two_zone_vpc
 
@@ -26,8 +28,15 @@ def world(_world):
     assert tokenless == []
 
 
+@pytest.fixture(scope="session")
+def isolated() -> None:
+    """For tests that run the binary, which changes the network it finds."""
+    if not is_isolated():
+        not_tested(f"it needs a network namespace, so run it as root: {refusal()}")
+
+
 @pytest.fixture
-def scene(world) -> Scene:
+def scene(isolated, world) -> Scene:
     """A VPC of two zones with a tagged, empty route table in each, and no NAT yet."""
     return two_zone_vpc(world, nats_in_group=False)
 
@@ -36,6 +45,12 @@ def scene(world) -> Scene:
 def nat(scene) -> Nat:
     """A NAT instance of the first zone, launched by its group and waiting for its hook."""
     return Nat(scene, scene.launch_group(ZONES[0]))
+
+
+def pytest_configure(config):
+    # The workers of xdist are in the namespace of the process that starts them.
+    if not hasattr(config, "workerinput"):
+        isolate(config.pluginmanager.getplugin("capturemanager").stop_global_capturing)
 
 
 def pytest_report_header():

@@ -4,6 +4,7 @@ that instance, with the route tables before and after."""
 import subprocess
 import sys
 
+from tests.isolate import isolate_or_exit
 from tests.nat import Nat, binary_path
 from tests.world import World
 from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
@@ -34,10 +35,12 @@ def show_tables(scene: Scene) -> None:
 
 def claim(nat: Nat) -> int:
     print("   $ hanat claim", flush=True)
-    return subprocess.run([binary_path(), "claim"], env=nat.env, check=False).returncode
+    with nat.machine.entered():
+        return subprocess.run([binary_path(), "claim"], env=nat.env, check=False).returncode
 
 
 def main() -> int:
+    isolate_or_exit()
     say("starting an emulated AWS on loopback")
     with World() as world:
         say("a VPC of two zones, each with a public and a private subnet; every private subnet's")

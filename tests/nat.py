@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.world.machine import Machine
 from tests.world.scene import Scene
 from tests.world.world import DefaultRoute
 
@@ -77,24 +79,47 @@ class Nat:
         self.interface = scene.interface(instance)
 
     @property
+    def private_address(self) -> str:
+        """The primary interface's first address."""
+        interfaces = self.world.ec2.describe_network_interfaces(
+            NetworkInterfaceIds=[self.interface]
+        )
+        return interfaces["NetworkInterfaces"][0]["PrivateIpAddress"]
+
+    @property
     def env(self) -> dict[str, str]:
         """The way into the world, and nothing else."""
         return {**self.world.env(self.instance), "HANAT_PROBE_URL": self.world.probe_url}
 
-    def start(self, *flags: str, env: dict[str, str] | None = None) -> Running:
-        """`hanat claim` with nothing in its environment but the way into the world."""
-        process = subprocess.Popen(
-            [binary_path(), "claim", *flags],
-            env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    @property
+    def machine(self) -> Machine:
+        """The instance's network namespace: where everything runs that runs on this NAT."""
+        return self.world.machine(self.instance)
+
+    def start(
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+        preexec: Callable[[], None] | None = None,
+    ) -> Running:
+        """`hanat claim` on the instance, with nothing in its environment but the way into the
+        world. `within` is a program that starts it, with its arguments; `preexec` is called in the
+        new process."""
+        with self.machine.entered():
+            process = subprocess.Popen(
+                [*within, binary_path(), "claim", *flags],
+                env={**self.env, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=preexec,
+            )
         return Running(process)
 
-    def claim(self, *flags: str, env: dict[str, str] | None = None, timeout: float = 150) -> Ran:
-        with self.start(*flags, env=env) as running:
+    def claim(self, *flags: str, timeout: float = 150, **how: Any) -> Ran:
+        with self.start(*flags, **how) as running:
             return running.wait(timeout)
 
     def owns(self, table: str) -> bool:

@@ -1,9 +1,8 @@
-"""The binary as it is shipped: static, alone in an empty root directory, with names resolved
-over DNS and TLS checked against a CA bundle or its own roots."""
+"""The binary as it is shipped: static, alone in a root directory with nothing but /proc, with
+names resolved over DNS and TLS checked against a CA bundle or its own roots."""
 
 import datetime
 import ipaddress
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,12 +21,11 @@ from tests.world.scene import ZONES
 OWN = ZONES[0]
 API_NAME = "ec2.world.test"
 PROBE_NAME = "probe.world.test"
-# A loopback address of this process's own: resolv.conf cannot name another port than 53.
-DNS_ADDRESS = f"127.53.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="NOT TESTED: a root directory of its own and port 53 need root"
-)
+# On the machine, where port 53 is free: resolv.conf cannot name another one.
+DNS_ADDRESS = "127.0.0.53"
+# In a mount namespace of the run's own, so that nothing stays mounted. Recursive, because without
+# root what is mounted below /proc cannot be left behind.
+IN_ROOT = 'mount --rbind /proc "$0/proc" && exec chroot "$0" /hanat claim "$@"'
 
 
 class Names(BaseResolver):
@@ -47,9 +45,10 @@ class Names(BaseResolver):
 
 
 @pytest.fixture
-def dns():
+def dns(nat):
     names = Names()
-    servers = [DNSServer(names, address=DNS_ADDRESS, port=53, tcp=tcp) for tcp in (False, True)]
+    with nat.machine.entered():
+        servers = [DNSServer(names, address=DNS_ADDRESS, port=53, tcp=tcp) for tcp in (False, True)]
     for server in servers:
         server.start_thread()
     yield names
@@ -90,23 +89,23 @@ def tls(tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def empty_root(tmp_path) -> Path:
-    """A root directory that holds the binary and nothing else."""
+    """A root directory that holds the binary, a place for /proc, and nothing else."""
     root = tmp_path / "root"
-    root.mkdir()
+    (root / "proc").mkdir(parents=True)
     shutil.copy(binary_path(), root / "hanat")
     return root
 
 
 def run_in(root: Path, nat: Nat, *flags: str, env: dict[str, str]) -> Ran:
-    done = subprocess.run(
-        ["/hanat", "claim", *flags],
-        env={**nat.env, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: (os.chroot(root), os.chdir("/")),
-    )
+    with nat.machine.entered():
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", IN_ROOT, root, *flags],
+            env={**nat.env, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -122,15 +121,16 @@ def test_no_interpreter_and_no_shared_library():
     assert "DYN (Position-Independent Executable file)" in readelf("--file-header")
 
 
-@needs_root
-def test_an_empty_root_directory_is_enough(nat, empty_root):
+def test_a_root_directory_with_nothing_but_proc_is_enough(nat, empty_root):
     ran = run_in(empty_root, nat, env={})
     assert ran.code == 0, ran
     assert nat.owns(nat.scene.private_tables[OWN])
-    assert [path.name for path in empty_root.iterdir()] == ["hanat"], "it leaves nothing behind"
+    assert {path.name for path in empty_root.iterdir()} == {"hanat", "proc"}, (
+        "nothing is left behind"
+    )
+    assert not any((empty_root / "proc").iterdir()), "/proc is not mounted outside of the run"
 
 
-@needs_root
 def test_names_over_dns_and_tls_with_a_ca_bundle(nat, empty_root, dns, tls):
     certificate, key = tls
     shutil.copy(certificate, empty_root / "ca.pem")
@@ -156,7 +156,6 @@ def test_names_over_dns_and_tls_with_a_ca_bundle(nat, empty_root, dns, tls):
     assert {kind for _, kind in dns.asked} == {"A"}, "a NAT's way out is IPv4"
 
 
-@needs_root
 @pytest.mark.parametrize("where", ["etc/ssl/certs/ca-certificates.crt", "SSL_CERT_FILE"])
 def test_tls_with_the_systems_roots(nat, empty_root, tls, where):
     certificate, key = tls
@@ -173,7 +172,6 @@ def test_tls_with_the_systems_roots(nat, empty_root, tls, where):
     assert nat.owns(nat.scene.private_tables[OWN])
 
 
-@needs_root
 def test_a_name_that_does_not_resolve_is_named(nat, empty_root, dns):
     (empty_root / "etc").mkdir()
     (empty_root / "etc/resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
@@ -183,7 +181,6 @@ def test_a_name_that_does_not_resolve_is_named(nat, empty_root, dns):
     assert "nowhere.world.test" in ran.error
 
 
-@needs_root
 def test_bundled_roots_take_part_in_the_handshake(nat, empty_root, tls):
     """Without system roots there are the bundled ones, which do not know this authority."""
     endpoint = nat.world.listen(tls=tuple(map(str, tls)))

@@ -1,18 +1,27 @@
-"""What a newcomer starts by hand: the demo, and the world."""
+"""What a newcomer starts by hand: the demo, and the world. Both isolate themselves."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
+import pytest
+
+from tests.isolate import OUTSIDE
 from tests.nat import ROOT, binary_path
+
+# As from a shell, which is in no namespace of tests.
+SHELL_ENV = {name: value for name, value in os.environ.items() if name != OUTSIDE}
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def test_the_demo():
     done = subprocess.run(
         [sys.executable, "-m", "tests.demo"],
         cwd=ROOT,
-        env={**os.environ, "HANAT_BIN": str(binary_path())},
+        env={**SHELL_ENV, "HANAT_BIN": str(binary_path())},
         capture_output=True,
         text=True,
         timeout=120,
@@ -24,10 +33,11 @@ def test_the_demo():
 
 
 def test_the_world_by_hand():
-    """What it prints is enough for the binary to talk to it."""
+    """What it prints is enough to run the binary on its instance."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.world"],
         cwd=ROOT,
+        env=SHELL_ENV,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,10 +47,15 @@ def test_the_world_by_hand():
             for line in world.stdout:
                 if export := re.fullmatch(r"export (\w+)=(\S+)\n", line):
                     env[export[1]] = export[2].strip("'\"")
-                elif env and line.strip():
+                elif line.startswith("# a shell on "):
+                    way_in = shlex.split(line.partition(": ")[2])
                     break
             ran = subprocess.run(
-                [binary_path(), "claim"], env=env, capture_output=True, text=True, timeout=60
+                [*way_in, binary_path(), "claim"],
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=60,
             )
         finally:
             world.terminate()

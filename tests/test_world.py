@@ -840,7 +840,7 @@ def test_tls(world: World, tmp_path: Path) -> None:
 
 
 def test_sockets_from_elsewhere(scene: Scene) -> None:
-    """A network namespace is entered by the socket alone, so servers take bound ones."""
+    """A server takes bound sockets, too."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     url = scene.world.imds(scene.nats[A], sock=bound).url
@@ -848,7 +848,7 @@ def test_sockets_from_elsewhere(scene: Scene) -> None:
     assert imds_get(scene.world, scene.nats[A], "instance-id") == (200, scene.nats[A])
 
 
-def test_command_line() -> None:
+def test_command_line(isolated: None) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.world", "--latency-ms", "1"],
         stdout=subprocess.PIPE,

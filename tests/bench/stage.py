@@ -93,7 +93,8 @@ def is_throttled(call: Call) -> bool:
 
 
 def hanat(nat: Nat) -> Measured:
-    return measure([str(binary_path()), "claim"], nat.env)
+    with nat.machine.entered():
+        return measure([str(binary_path()), "claim"], nat.env)
 
 
 def script(nat: Nat) -> Measured:
@@ -109,4 +110,5 @@ def script(nat: Nat) -> Measured:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    return measure([bash, str(SCRIPT)], env)
+    with nat.machine.entered():
+        return measure([bash, str(SCRIPT)], env)

@@ -1,8 +1,12 @@
-"""A world to play with: `python -m tests.world [--port N] [--latency-ms N]`, until Ctrl-C."""
+"""A world to play with: `python -m tests.world [--port N] [--latency-ms N]`, until Ctrl-C.
+
+It is reached from the machine of its instance; the last line it prints is the way in there."""
 
 import argparse
 import signal
 import sys
+
+from tests.isolate import isolate_or_exit, way_in
 
 from .scene import ZONES, two_zone_vpc
 from .weather import Latency
@@ -14,6 +18,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="of the AWS APIs (default: any free)")
     parser.add_argument("--latency-ms", type=float, default=0, help="added to every API call")
     options = parser.parse_args()
+    isolate_or_exit()
     # Blocked before any thread starts, so that the wait below gets them and no handler runs.
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
@@ -34,9 +39,9 @@ def main() -> int:
             print(f"export {name}={value}")
         print(
             f"# {scene.vpc}: tables {', '.join(scene.private_tables.values())} (NATAZ by zone); "
-            f"{nat} in {scene.groups[zone]} is {world.lifecycle(nat)}",
-            flush=True,
+            f"{nat} in {scene.groups[zone]} is {world.lifecycle(nat)}"
         )
+        print(f"# a shell on {nat}: {way_in(world.machine(nat).path)}", flush=True)
         signal.sigwait(ends)
     return 0
 

@@ -11,11 +11,11 @@ class Probe:
         self.hits = 0
         self._mode = "ok"
         self._released = threading.Event()
-        self._http = HttpServer(self._handle)
+        self.http = HttpServer(self._handle)
         self.url = ""
 
     def start(self) -> None:
-        self.url = self._http.listen() + "/"
+        self.url = self.http.listen() + "/"
 
     @property
     def mode(self) -> str:
@@ -29,9 +29,9 @@ class Probe:
         before, self._mode = self._mode, mode
         self._release()
         if mode == "closed":
-            self._http.close()
+            self.http.close()
         elif before == "closed":
-            self._http.listen(port=urlsplit(self.url).port or 0)
+            self.http.listen(port=urlsplit(self.url).port or 0)
 
     def reset(self) -> None:
         self.mode = "ok"
@@ -39,7 +39,7 @@ class Probe:
 
     def close(self) -> None:
         self._release()
-        self._http.close()
+        self.http.close()
 
     def _release(self) -> None:
         self._released.set()

@@ -1,6 +1,6 @@
 """A threaded HTTP/1.1 server close to the socket, so that answers can be broken on purpose.
 
-It owns connections, parsing and framing; what is answered is the handler's business.
+It owns sockets, connections, parsing and framing; what is answered is the handler's business.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from .namespace import Namespace
 
 _MAX_HEAD = 64 * 1024
 
@@ -38,13 +40,26 @@ class Reply:
 Handler = Callable[[Request], Reply]
 
 
+@dataclass(eq=False)
+class _Listener:
+    sock: socket.socket
+    context: ssl.SSLContext | None
+    # Whether other namespaces get its like.
+    repeated: bool
+    # The namespace that it is the like in, if it is one.
+    place: Namespace | None = None
+
+
 class HttpServer:
-    """Serves one handler on any number of sockets, one thread a connection."""
+    """Serves one handler on any number of sockets, one thread a connection. A namespace that it
+    serves in has the same URLs: every address that is listened on, on that namespace's loopback.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._listeners: list[socket.socket] = []
-        self._connections: set[socket.socket] = set()
+        self._places: list[Namespace] = []
+        self._listeners: list[_Listener] = []
+        self._connections: dict[socket.socket, _Listener] = {}
         self._lock = threading.Lock()
 
     def listen(
@@ -54,55 +69,82 @@ class HttpServer:
         tls: tuple[str, str] | None = None,
         sock: socket.socket | None = None,
     ) -> str:
-        """Start to serve and return the URL. `sock` is a bound socket from elsewhere, such as
-        another network namespace; `tls` is (certificate file, key file)."""
-        if sock is None:
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-        sock.listen(512)
+        """Start to serve and return the URL. `sock` is a bound socket, which is served as it is
+        and nowhere else; `tls` is (certificate file, key file)."""
         context = None
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*tls)
+        listener = _Listener(sock or _bound(host, port), context, repeated=sock is None)
         with self._lock:
-            self._listeners.append(sock)
-        threading.Thread(target=self._accept, args=(sock, context), daemon=True).start()
-        bound_host, bound_port = sock.getsockname()[:2]
+            self._open(listener)
+            for place in self._places:
+                self._repeat(listener, place)
+        bound_host, bound_port = listener.sock.getsockname()[:2]
         bound_host = f"[{bound_host}]" if ":" in bound_host else bound_host
         return f"{'https' if tls else 'http'}://{bound_host}:{bound_port}"
 
-    def close(self) -> None:
+    def serve_in(self, place: Namespace) -> None:
+        """Serve in this namespace too, on what is listened on now and on what will be."""
         with self._lock:
-            listeners, self._listeners = self._listeners, []
-            connections, self._connections = self._connections, set()
-        for sock in [*listeners, *connections]:
+            self._places.append(place)
+            for listener in list(self._listeners):
+                self._repeat(listener, place)
+
+    def leave(self, place: Namespace) -> None:
+        with self._lock:
+            self._places.remove(place)
+            self._close([listener for listener in self._listeners if listener.place is place])
+
+    def close(self) -> None:
+        """Stop to listen, everywhere. The next `listen` is in the same namespaces again."""
+        with self._lock:
+            self._close(self._listeners)
+
+    def _repeat(self, listener: _Listener, place: Namespace) -> None:
+        if listener.repeated:
+            with place.entered():
+                sock = _bound(*listener.sock.getsockname()[:2])
+            # Out here again: a thread that is started inside keeps the namespace alive.
+            self._open(_Listener(sock, listener.context, repeated=False, place=place))
+
+    def _open(self, listener: _Listener) -> None:
+        listener.sock.listen(512)
+        self._listeners.append(listener)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _close(self, closed: list[_Listener]) -> None:
+        cut = [conn for conn, listener in self._connections.items() if listener in closed]
+        for sock in [*(listener.sock for listener in closed), *cut]:
             # shutdown, not only close, wakes a thread that is blocked in accept or recv.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
+        self._listeners = [listener for listener in self._listeners if listener not in closed]
+        for conn in cut:
+            del self._connections[conn]
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, listener: _Listener) -> None:
         while True:
             try:
-                conn, _ = listener.accept()
+                conn, _ = listener.sock.accept()
             except OSError:
                 return
             with self._lock:
                 if listener not in self._listeners:
                     conn.close()
                     return
-                self._connections.add(conn)
-            threading.Thread(target=self._serve, args=(conn, context), daemon=True).start()
+                self._connections[conn] = listener
+            threading.Thread(target=self._serve, args=(conn, listener), daemon=True).start()
 
-    def _serve(self, raw: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _serve(self, raw: socket.socket, listener: _Listener) -> None:
         conn = raw
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context:
-                conn = context.wrap_socket(raw, server_side=True)
+            if listener.context:
+                conn = listener.context.wrap_socket(raw, server_side=True)
                 with self._lock:
-                    self._connections.add(conn)
+                    self._connections[conn] = listener
             buffer = b""
             while (read := _read_request(conn, buffer)) is not None:
                 request, buffer = read
@@ -113,8 +155,16 @@ class HttpServer:
             pass  # the client went away or does not speak HTTP: nobody is left to tell
         finally:
             with self._lock:
-                self._connections -= {raw, conn}
+                self._connections.pop(raw, None)
+                self._connections.pop(conn, None)
             conn.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    return sock
 
 
 def _read_request(conn: socket.socket, buffer: bytes) -> tuple[Request, bytes] | None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from typing import Any, Self
 
 # moto would read 1,300 AMIs anew at every reset, and none is needed: it launches unknown ones.
@@ -19,6 +20,7 @@ from . import autoscaling_api, ec2
 from .autoscaling import LIFECYCLE, REGION, Completion
 from .clock import CLOCK, Clock
 from .imds import Imds, access_key_id
+from .machine import Machine
 from .probe import Probe
 from .reads import STALE
 from .record import TESTER, Call, ImdsCall, Recorder
@@ -52,6 +54,7 @@ class World:
         self._weather = Weather()
         self._api = ApiServer(self._lock, self._recorder, self._weather)
         self._imds: dict[str, Imds] = {}
+        self._machines: dict[str, Machine] = {}
         self.probe = Probe()
         self._clients: dict[tuple[str, str], Any] = {}
 
@@ -69,7 +72,7 @@ class World:
         self._weather.reset()
         for client in self._clients.values():
             client.close()
-        self._close_imds()
+        self._close_instances()
         self.probe.close()
         self._api.http.close()
         _running.release()
@@ -83,7 +86,7 @@ class World:
     def reset(self) -> None:
         """Back to an empty account; URLs and clients stay."""
         self._weather.reset()
-        self._close_imds()
+        self._close_instances()
         if self.probe.url:
             self.probe.reset()
         with self._lock:
@@ -136,6 +139,20 @@ class World:
             imds.listen(**where)
             self._imds[instance_id] = imds
         return self._imds[instance_id]
+
+    def machine(self, instance_id: str) -> Machine:
+        """The instance's network namespace, made at the first call: its primary interface as EC2
+        describes it, and on loopback the world, under the URLs that it has here."""
+        if instance_id not in self._machines:
+            with self._lock:
+                interface = ec2.backend().get_instance(instance_id).nics[0]
+                prefix = interface.subnet.cidr_block.partition("/")[2]
+            address = IPv4Interface(f"{interface.private_ip_address}/{prefix}")
+            machine = Machine(interface.mac_address, address)
+            self._machines[instance_id] = machine
+            for http in (self._api.http, self.probe.http, self.imds(instance_id).http):
+                http.serve_in(machine)
+        return self._machines[instance_id]
 
     @property
     def probe_url(self) -> str:
@@ -251,7 +268,12 @@ class World:
                     return DefaultRoute(target, route.instance_id, interface, route.state)
         return None
 
-    def _close_imds(self) -> None:
+    def _close_instances(self) -> None:
         servers, self._imds = self._imds, {}
         for imds in servers.values():
             imds.close()
+        machines, self._machines = self._machines, {}
+        for machine in machines.values():
+            self._api.http.leave(machine)
+            self.probe.http.leave(machine)
+            machine.close()
