@@ -4,6 +4,8 @@
 mod conclude;
 mod limits;
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -16,7 +18,8 @@ use crate::config::{self, Settings};
 use crate::ec2::Ec2;
 use crate::egress;
 use crate::http;
-use crate::identity::{Instance, Metadata, TargetState};
+use crate::identity::{Instance, Metadata, Network, TargetState};
+use crate::kernel::{self, Prepared};
 use crate::report::{Lifecycle, Outcome, Report, Row};
 use crate::routes::{self, ANY, Nat, Step, Table};
 use crate::troubles::Troubles;
@@ -142,9 +145,10 @@ impl Run<'_> {
         let network = self.metadata.network().await?;
         let nat = network.nat(&self.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
-        report.network = Some(network);
+        report.network = Some(network.clone());
         let egress = egress::answered(&self.http, &self.settings.probe_urls, &self.troubles);
-        let (tables, subnet_table, check_was_on, ()) = tokio::try_join!(
+        let (kernel, tables, subnet_table, check_was_on, ()) = tokio::try_join!(
+            self.ready_kernel(&network),
             self.tables(&nat),
             self.ec2.subnet_table(&nat.subnet),
             self.ready_interface(&nat),
@@ -153,10 +157,37 @@ impl Run<'_> {
                 Ok(())
             }
         )?;
+        report.kernel = Some(kernel);
         report.check_was_on = Some(check_was_on);
         report.check_is_on = check_was_on;
         let steps = routes::plan(tables, &nat, subnet_table.as_ref());
         Ok((nat, steps))
+    }
+
+    /// Makes the kernel a NAT, on a thread of its own: the calls go on meanwhile.
+    async fn ready_kernel(&self, network: &Network) -> Result<Prepared> {
+        let kernel = self.settings.kernel.clone();
+        let (mac, vpc) = (network.mac, network.vpc_cidr_blocks.clone());
+        let dry_run = self.settings.dry_run;
+        let prepare = move || {
+            let started = Instant::now();
+            let prepared = kernel::prepare(&kernel, mac, &vpc, dry_run);
+            prepared.map(|prepared| (prepared, started.elapsed()))
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let (prepared, took) = prepared.context("setting the kernel up")??;
+        if !dry_run {
+            tracing::info!(
+                "{} forwards and masquerades, {} changes in {:.1} ms",
+                prepared.interface,
+                prepared.changes.len(),
+                took.as_secs_f64() * 1e3
+            );
+        }
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(prepared)
     }
 
     async fn tables(&self, nat: &Nat) -> Result<Vec<Table>> {

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use ipnet::Ipv4Net;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -59,6 +60,7 @@ pub enum Command {
 
 /// Flags of `hanat claim`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches on a command line")]
 pub struct ClaimArgs {
     /// Key of the tag that names a route table's zone, or "any"
     #[arg(
@@ -87,6 +89,54 @@ pub struct ClaimArgs {
     /// Take routes without asking the Internet for an answer first
     #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
     pub no_probe: bool,
+
+    /// Leave the kernel alone, because the image brings its own NAT; only check that it forwards
+    /// and masquerades
+    #[arg(
+        long,
+        env = "HANAT_NO_KERNEL",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub no_kernel: bool,
+
+    /// Masquerade only what comes from this block, instead of everything
+    /// [repeatable; in the variable separated by commas]
+    #[arg(
+        long = "source",
+        env = "HANAT_SOURCE",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub sources: Vec<Ipv4Net>,
+
+    /// Most connections at a time [default: at least one per 4 KiB of memory]
+    #[arg(
+        long,
+        env = "HANAT_CONNTRACK_MAX",
+        value_name = "N",
+        value_parser = value_parser!(u32).range(1024..),
+    )]
+    pub conntrack_max: Option<u32>,
+
+    /// Buckets of the hash table that connections are looked up in [default: at least as many as
+    /// connections]
+    #[arg(
+        long,
+        env = "HANAT_CONNTRACK_BUCKETS",
+        value_name = "N",
+        value_parser = value_parser!(u32).range(1024..),
+    )]
+    pub conntrack_buckets: Option<u32>,
+
+    /// How long an established TCP connection may be silent before it is forgotten [default: at
+    /// most 2h 4m]
+    #[arg(
+        long,
+        env = "HANAT_CONNTRACK_ESTABLISHED",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+    )]
+    pub conntrack_established: Option<Duration>,
 
     /// Launching hook to complete, where the group has several
     #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]

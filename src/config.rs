@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::Ipv4Net;
 use reqwest::Url;
 
 use crate::cli::ClaimArgs;
@@ -69,6 +70,10 @@ pub const PENDING_INTERVAL: Duration = Duration::from_millis(500);
 /// Kept of the deadline for answering the lifecycle hook, whatever happened: two attempts.
 const ANSWER_RESERVE: Duration = Duration::from_secs(10);
 
+/// What an internet gateway lets through, in bytes, while interfaces in a VPC take 9001. Source:
+/// EC2 user guide, "Network maximum transmission unit (MTU) for your EC2 instance".
+pub const IPV4_MTU: u32 = 1500;
+
 /// What `hanat claim` is to do.
 #[derive(Debug)]
 pub struct Settings {
@@ -78,6 +83,8 @@ pub struct Settings {
     pub allow_none: bool,
     /// Where the Internet is asked for an answer; empty means not at all.
     pub probe_urls: Vec<Url>,
+    /// What to do about the kernel.
+    pub kernel: Kernel,
     /// The launching hook to complete, where the user named it.
     pub lifecycle_hook: Option<String>,
     /// Time for the whole run.
@@ -86,6 +93,35 @@ pub struct Settings {
     pub answer_time: Duration,
     /// Whether to stop before the first change.
     pub dry_run: bool,
+}
+
+/// What to do about the kernel.
+#[derive(Clone, Debug)]
+pub enum Kernel {
+    /// Make it a NAT.
+    SetUp(KernelSetup),
+    /// The image does; only check that it did.
+    Foreign,
+}
+
+/// How the kernel is set up.
+#[derive(Clone, Debug)]
+pub struct KernelSetup {
+    /// Whose packets are masqueraded; empty means everybody's.
+    pub sources: Vec<Ipv4Net>,
+    /// Sizes of the connection table.
+    pub connection_table: ConnectionTable,
+}
+
+/// What the user wants of the connection table; the rest follows from the machine's memory.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionTable {
+    /// Most connections.
+    pub max: Option<u32>,
+    /// Buckets of the hash table that they are looked up in.
+    pub buckets: Option<u32>,
+    /// How long an established TCP connection may be silent, in whole seconds.
+    pub established: Option<Duration>,
 }
 
 impl Settings {
@@ -114,6 +150,7 @@ impl Settings {
             owner_tag: args.owner_tag.clone(),
             allow_none: args.allow_none,
             probe_urls,
+            kernel: kernel(args)?,
             // Templates pass on what was left empty.
             lifecycle_hook: args.lifecycle_hook.clone().filter(|hook| !hook.is_empty()),
             deadline: args.deadline,
@@ -121,6 +158,37 @@ impl Settings {
             dry_run: args.dry_run,
         })
     }
+}
+
+fn kernel(args: &ClaimArgs) -> Result<Kernel> {
+    if args.no_kernel {
+        ensure!(
+            args.sources.is_empty()
+                && args.conntrack_max.is_none()
+                && args.conntrack_buckets.is_none()
+                && args.conntrack_established.is_none(),
+            "--no-kernel sets nothing up: --source and --conntrack-… have no place beside it"
+        );
+        return Ok(Kernel::Foreign);
+    }
+    if let Some(established) = args.conntrack_established {
+        ensure!(
+            established >= Duration::from_secs(1) && established.subsec_nanos() == 0,
+            "--conntrack-established {}: must be whole seconds",
+            humantime::format_duration(established)
+        );
+    }
+    let mut sources = Ipv4Net::aggregate(&args.sources);
+    // Which is everybody.
+    sources.retain(|block| block.prefix_len() > 0);
+    Ok(Kernel::SetUp(KernelSetup {
+        sources,
+        connection_table: ConnectionTable {
+            max: args.conntrack_max,
+            buckets: args.conntrack_buckets,
+            established: args.conntrack_established,
+        },
+    }))
 }
 
 fn probe_url(text: &str) -> Result<Url> {
@@ -166,6 +234,10 @@ mod tests {
         for (flags, named) in [
             (["--deadline", "0s"], "--deadline"),
             (["--owner-tag", ""], "--owner-tag"),
+            (
+                ["--conntrack-established", "1500ms"],
+                "--conntrack-established",
+            ),
             (["--probe-url", "ftp://example.com/"], "--probe-url"),
             (["--probe-url", "not a url"], "--probe-url"),
             (["--probe-url", "http://u:p@example.com/"], "credentials"),
@@ -179,6 +251,27 @@ mod tests {
     fn an_empty_hook_is_none() {
         let settings = settings(&["--lifecycle-hook", ""]).unwrap();
         assert_eq!(settings.lifecycle_hook, None);
+    }
+
+    #[test]
+    fn sources_are_as_few_blocks_as_can_be() {
+        let sources = |flags: &[&str]| match settings(flags).unwrap().kernel {
+            Kernel::SetUp(setup) => setup.sources,
+            Kernel::Foreign => panic!("not asked for"),
+        };
+        let blocks = "10.1.2.3/16,10.0.0.0/8,192.168.1.0/24";
+        let fewer: Vec<Ipv4Net> = ["10.0.0.0/8", "192.168.1.0/24"]
+            .map(|block| block.parse().unwrap())
+            .into();
+        assert_eq!(sources(&["--source", blocks]), fewer);
+        assert!(sources(&["--source", "0.0.0.0/0"]).is_empty());
+    }
+
+    #[test]
+    fn a_foreign_kernel_takes_no_settings() {
+        let flags = ["--no-kernel", "--conntrack-max", "9000"];
+        assert!(settings(&flags).is_err());
+        assert!(settings(&flags[..1]).is_ok());
     }
 
     #[test]

@@ -258,9 +258,13 @@ fn failed(path: &str, error: &ImdsError) -> anyhow::Error {
 
 type Parse<T> = fn(&str) -> Result<T, Malformed>;
 
+/// A VPC's blocks are /16 to /28 (VPC user guide, "VPC CIDR blocks"). Somewhat larger ones are
+/// let pass; one that is most of the Internet would leave nothing to masquerade.
 fn cidr_block(text: &str) -> Result<Ipv4Net, Malformed> {
-    text.parse()
-        .map_err(|_| Malformed::new("an IPv4 CIDR block such as 10.0.0.0/16", text))
+    let block: Option<Ipv4Net> = text.parse().ok();
+    block
+        .filter(|block| block.prefix_len() >= 8)
+        .ok_or_else(|| Malformed::new("a VPC's CIDR block such as 10.0.0.0/16", text))
 }
 
 fn address(text: &str) -> Result<Ipv4Addr, Malformed> {

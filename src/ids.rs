@@ -169,6 +169,13 @@ impl fmt::Display for Zone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mac([u8; 6]);
 
+impl Mac {
+    /// The address as it is in a packet.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
 impl FromStr for Mac {
     type Err = Malformed;
 

@@ -5,7 +5,7 @@
 //! 1. flags and variables → settings (`cli`, `config`)
 //! 2. who am I? IMDSv2 (`identity`)
 //! 3. at the same time: which tables are tagged, can I forward, does a hook wait?
-//!    (`ec2`, `egress`, `autoscaling`)
+//!    (`ec2`, `kernel`, `egress`, `autoscaling`)
 //! 4. tables + identity → plan (`routes`)
 //! 5. apply, read back until EC2 shows it, answer the hook (`claim`)
 //! 6. what was done, as a table or JSON, and the exit code (`report`, `render`)
@@ -25,6 +25,7 @@ mod errors;
 mod http;
 mod identity;
 mod ids;
+mod kernel;
 mod pace;
 mod render;
 mod report;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use crate::kernel::Prepared;
 use crate::report::{Outcome, Report, Row, Shown};
 use crate::routes::Action;
 
@@ -17,6 +18,7 @@ pub fn json(report: &Report) -> String {
         "dry_run": report.dry_run,
         "instance": report.instance,
         "network": network,
+        "kernel": report.kernel,
         "source_dest_check_was_on": report.check_was_on,
         "owner_tag": report.owner_tag,
         "tables": report.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
@@ -79,6 +81,9 @@ pub fn text(report: &Report) -> String {
             network.vpc_id
         );
     }
+    if let Some(kernel) = &report.kernel {
+        text.push_str(&kernel_lines(kernel, report.dry_run));
+    }
     if report.dry_run && report.check_was_on == Some(true) {
         text.push_str("would turn the source/destination check off\n");
     }
@@ -98,6 +103,22 @@ pub fn text(report: &Report) -> String {
     }
     if report.error.is_none() {
         let _ = writeln!(text, "{}", summary(report));
+    }
+    text
+}
+
+fn kernel_lines(kernel: &Prepared, dry_run: bool) -> String {
+    let interface = &kernel.interface;
+    let mut text = match (kernel.changes.is_empty(), dry_run) {
+        (true, _) => format!("{interface} forwards and masquerades\n"),
+        (_, true) => format!("would make {interface} forward and masquerade:\n"),
+        (false, false) => format!("{interface} was made to forward and masquerade:\n"),
+    };
+    for change in &kernel.changes {
+        let _ = writeln!(text, "  {change}");
+    }
+    for chain in &kernel.masquerading_elsewhere {
+        let _ = writeln!(text, "  {chain} masquerades");
     }
     text
 }

@@ -8,6 +8,7 @@ use anyhow::{Error, Result, bail};
 use crate::autoscaling::{Answer, Member};
 use crate::identity::{Instance, Network, TargetState};
 use crate::ids::TableId;
+use crate::kernel::Prepared;
 use crate::routes::{Action, DefaultRoute, Nat, Step, Table, Target};
 
 /// Exit codes; `hanat --help` lists them.
@@ -33,6 +34,8 @@ pub struct Report {
     pub instance: Option<Instance>,
     /// Its place in the VPC, once known.
     pub network: Option<Network>,
+    /// What was found and done in the kernel, once it is a NAT.
+    pub kernel: Option<Prepared>,
     /// Whether the source/destination check was found on, once known.
     pub check_was_on: Option<bool>,
     /// Whether it is on as far as was seen last.
@@ -194,6 +197,7 @@ impl Report {
             owner_tag: owner_tag.to_owned(),
             instance: None,
             network: None,
+            kernel: None,
             check_was_on: None,
             check_is_on: false,
             rows: Vec::new(),

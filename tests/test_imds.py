@@ -136,6 +136,15 @@ def test_a_garbled_value_is_refused_with_its_path(nat, path, text):
     assert text.splitlines()[0] in ran.error if text else "empty" in ran.error or '""' in ran.error
 
 
+def test_a_block_that_is_the_whole_internet(nat):
+    """Nothing would be left to masquerade."""
+    imds_rule(nat, f"{META}/network/interfaces/macs/*/vpc-ipv4-cidr-blocks", Body("0.0.0.0/0"))
+    ran = nat.claim()
+    assert_abandoned(nat, ran)
+    assert "vpc-ipv4-cidr-blocks" in ran.error
+    assert '"0.0.0.0/0"' in ran.error
+
+
 def test_a_value_that_is_missing(nat):
     imds_rule(nat, f"{META}/network/*/vpc-id", Body("Not Found", 404))
     ran = nat.claim()

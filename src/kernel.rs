@@ -1,0 +1,211 @@
+//! Makes the kernel forward and masquerade, over netlink and /proc/sys and with no program's
+//! help: looks, changes only what is not as it has to be, and looks again.
+
+mod expressions;
+mod firewall;
+mod link;
+mod nftables;
+mod ruleset;
+mod sysctl;
+
+use std::fs;
+
+use anyhow::{Result, bail};
+use ipnet::Ipv4Net;
+use netlink_socket2::NetlinkSocket;
+use serde::Serialize;
+
+use crate::config::{IPV4_MTU, Kernel, KernelSetup};
+use crate::ids::Mac;
+
+use firewall::Packet;
+use link::Link;
+use ruleset::{Ruleset, Table};
+use sysctl::Change;
+
+/// How often it looks, at most. More than twice only where somebody else changes the same things
+/// at the same moment, as other services do while a machine boots.
+const LOOKS: usize = 5;
+
+/// Of the MTU, what is no part of a TCP segment: IPv4's header and TCP's, 20 bytes each (RFC
+/// 6691).
+const HEADERS: u32 = 40;
+
+/// What was found and done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prepared {
+    /// By which packets come in and go out.
+    pub interface: String,
+    /// What was changed or, in a dry run, would be.
+    pub changes: Vec<String>,
+    /// Chains of others that masquerade.
+    pub masquerading_elsewhere: Vec<String>,
+    /// What deserves a look.
+    pub warnings: Vec<String>,
+}
+
+/// Makes this machine a NAT or, where that is not asked for, checks that it is one.
+///
+/// `mac` is of the interface that routes point at, `vpc` are all of the VPC's blocks. A dry run
+/// changes nothing. Blocks for some milliseconds.
+pub fn prepare(kernel: &Kernel, mac: Mac, vpc: &[Ipv4Net], dry_run: bool) -> Result<Prepared> {
+    let mut socket = NetlinkSocket::new();
+    let link = link::find(&mut socket, mac)?;
+    let packet = Packet {
+        interface: &link.name,
+        index: link.index,
+        sources: vpc,
+    };
+    match kernel {
+        Kernel::SetUp(wanted) => set_up(&mut socket, &link, &packet, wanted, dry_run),
+        Kernel::Foreign => check(&mut socket, &packet),
+    }
+}
+
+fn set_up(
+    socket: &mut NetlinkSocket,
+    link: &Link,
+    packet: &Packet<'_>,
+    wanted: &KernelSetup,
+    dry_run: bool,
+) -> Result<Prepared> {
+    let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
+    let max_segment = u16::try_from(max_segment)?;
+    let table = Table::own_for(&link.name, packet.sources, &wanted.sources, max_segment);
+    let mut changes = Vec::new();
+    let mut missing = Missing::default();
+    for _ in 0..LOOKS {
+        let ruleset = nftables::read(socket)?;
+        refuse_droppers(&ruleset, packet)?;
+        missing = Missing::find(&ruleset, table.clone(), packet.interface, wanted)?;
+        for change in missing.names() {
+            if !changes.contains(&change) {
+                changes.push(change);
+            }
+        }
+        if dry_run || missing.is_empty() {
+            let mut warnings = missing.out_of_reach;
+            warnings.extend(unseen_filter());
+            return Ok(Prepared {
+                interface: link.name.clone(),
+                changes,
+                masquerading_elsewhere: firewall::maskers(ruleset.foreign(), packet),
+                warnings,
+            });
+        }
+        missing.make(socket)?;
+    }
+    bail!(
+        "the kernel was set up {LOOKS} times and still lacks: {}",
+        missing.names().join(", ")
+    )
+}
+
+/// What is not as it has to be.
+#[derive(Default)]
+struct Missing {
+    /// And whether there is one to replace.
+    table: Option<(Table, bool)>,
+    settings: Vec<Change>,
+    /// Settings that nobody can change here.
+    out_of_reach: Vec<String>,
+}
+
+impl Missing {
+    fn find(
+        ruleset: &Ruleset,
+        table: Table,
+        interface: &str,
+        wanted: &KernelSetup,
+    ) -> Result<Self> {
+        let memory = sysctl::memory()?;
+        let plan = sysctl::plan(interface, &wanted.connection_table, memory, sysctl::read)?;
+        let own = ruleset.own();
+        Ok(Self {
+            table: (own != Some(&table)).then_some((table, own.is_some())),
+            settings: plan.changes,
+            out_of_reach: plan.out_of_reach,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.table.is_none() && self.settings.is_empty()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let table = self.table.iter().map(|(table, replaced)| {
+            let done = if *replaced { "replaced" } else { "created" };
+            format!("nftables table {table} {done}")
+        });
+        let settings = self.settings.iter().map(ToString::to_string);
+        table.chain(settings).collect()
+    }
+
+    /// The table first: with it come the modules, and with them the connection table's settings.
+    fn make(&self, socket: &mut NetlinkSocket) -> Result<()> {
+        if let Some((table, _)) = &self.table {
+            nftables::replace(socket, table)?;
+        }
+        self.settings.iter().try_for_each(Change::make)
+    }
+}
+
+/// Rules of others that would make this a NAT that lets nothing through.
+fn refuse_droppers(ruleset: &Ruleset, packet: &Packet<'_>) -> Result<()> {
+    let droppers = firewall::droppers(ruleset.active(), packet);
+    if droppers.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
+         {interface}",
+        droppers.join(", "),
+        interface = packet.interface
+    )
+}
+
+/// Somebody else's set-up: is it one?
+fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
+    let interface = packet.interface;
+    if !sysctl::forwards(interface, sysctl::read)? {
+        bail!(
+            "{interface} does not forward: net.ipv4.ip_forward and \
+             net.ipv4.conf.{interface}.forwarding have to be 1 (--no-kernel sets nothing)"
+        );
+    }
+    let ruleset = nftables::read(socket)?;
+    let masquerading = firewall::maskers(ruleset.active(), packet);
+    if masquerading.is_empty() {
+        let unseen = if iptables_legacy_has("nat") {
+            "; iptables-legacy has a nat table, which cannot be read: use iptables-nft"
+        } else {
+            ""
+        };
+        bail!(
+            "no nftables rule on the postrouting hook masquerades what leaves by {interface} \
+             (--no-kernel adds none){unseen}"
+        );
+    }
+    let droppers = firewall::droppers(ruleset.active(), packet);
+    let droppers = droppers.iter();
+    let droppers = droppers.map(|dropper| format!("forwarded packets may be dropped: {dropper}"));
+    Ok(Prepared {
+        interface: interface.to_owned(),
+        changes: Vec::new(),
+        masquerading_elsewhere: masquerading,
+        warnings: droppers.chain(unseen_filter()).collect(),
+    })
+}
+
+fn unseen_filter() -> Option<String> {
+    let warning = "iptables-legacy has a filter table; whether it drops forwarded packets cannot \
+                   be seen";
+    iptables_legacy_has("filter").then(|| warning.to_owned())
+}
+
+/// Whether the old interface of iptables, which nftables does not show, has such a table.
+fn iptables_legacy_has(table: &str) -> bool {
+    // Absent where nobody uses it.
+    let names = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
+    names.lines().any(|name| name == table)
+}

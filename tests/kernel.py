@@ -1,0 +1,74 @@
+"""The kernel's side of a NAT instance: looking at it, and spoiling it, with other programs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.skipping import not_tested
+from tests.world.namespace import Namespace
+
+
+def program(name: str) -> str:
+    """A program of the distribution's that hanat does without. Tests that need it are skipped
+    where it is not installed, and fail in CI."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        not_tested(f"{name} is not installed")
+    return path
+
+
+def nft(namespace: Namespace, commands: str) -> str:
+    """What `nft` prints; `commands` is a script of it."""
+    with namespace.entered():
+        done = subprocess.run(
+            [program("nft"), "--file", "-"], input=commands, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ruleset(namespace: Namespace) -> str:
+    """All the rules with their counters, as `nft` lists them."""
+    return nft(namespace, "list ruleset")
+
+
+def handles(namespace: Namespace) -> list[str]:
+    """The kernel's numbers for rules, chains and tables: whatever is made anew has another one."""
+    with namespace.entered():
+        done = subprocess.run(
+            [program("nft"), "--handle", "list", "ruleset"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return re.findall("# handle [0-9]+", done.stdout)
+
+
+def iptables(namespace: Namespace, *arguments: str) -> None:
+    with namespace.entered():
+        done = subprocess.run([program("iptables-nft"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def with_files(files: dict[str, Path]) -> list[str]:
+    """What starts a program that finds these files at those places, unlike everybody else."""
+    mounts = [f"mount --bind {shlex.quote(str(file))} {place}" for place, file in files.items()]
+    return _in_mount_namespace(*mounts)
+
+
+def with_read_only(place: str) -> list[str]:
+    """What starts a program that can't write below that place, unlike everybody else."""
+    return _in_mount_namespace(f"mount --bind {place} {place}", f"mount -o remount,bind,ro {place}")
+
+
+def without_net_admin() -> list[str]:
+    """What starts a program that may not change the network."""
+    return ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+
+
+def _in_mount_namespace(*commands: str) -> list[str]:
+    script = " && ".join([*commands, 'exec "$@"'])
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]

@@ -1,0 +1,169 @@
+"""What packets meet on a NAT instance that hanat has set up."""
+
+import socket
+
+import pytest
+
+from tests.kernel import ruleset
+from tests.packets import (
+    JUMBO,
+    SECOND_BLOCK,
+    Connection,
+    Host,
+    Surroundings,
+    many_connections,
+    ping,
+    read_sysctl,
+    tcp,
+    tcp_server,
+    udp,
+    write_sysctl,
+)
+
+
+@pytest.fixture
+def around(nat):
+    nat.world.ec2.associate_vpc_cidr_block(VpcId=nat.scene.vpc, CidrBlock=SECOND_BLOCK)
+    surroundings = Surroundings(nat)
+    yield surroundings
+    surroundings.close()
+
+
+@pytest.mark.parametrize("send", [tcp, udp, ping])
+def test_the_outside_sees_the_nats_address(nat, around, send):
+    assert nat.claim().code == 0
+    assert send(around.client, around.outside) == nat.private_address
+
+
+@pytest.mark.parametrize("send", [tcp, udp, ping])
+def test_what_stays_in_the_vpc_is_not_masqueraded(nat, around, send):
+    assert nat.claim().code == 0
+    assert send(around.client, around.other) == around.client.address
+    assert send(around.other, around.client) == around.other.address
+
+
+def test_every_block_of_the_vpc_goes_out(nat, around):
+    assert nat.claim().code == 0
+    assert tcp(around.other, around.outside) == nat.private_address
+
+
+def test_peered_networks_are_masqueraded_too(nat, around):
+    assert nat.claim().code == 0
+    assert tcp(around.peered, around.outside) == nat.private_address
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_sources_can_be_restricted(nat, around, how):
+    blocks = ["10.0.0.0/16", "192.168.99.0/24"]
+    if how == "flag":
+        ran = nat.claim("--source", blocks[0], "--source", blocks[1])
+    else:
+        ran = nat.claim(env={"HANAT_SOURCE": ",".join(blocks)})
+    assert ran.code == 0, ran
+    assert tcp(around.client, around.outside) == nat.private_address
+    assert udp(around.peered, around.outside) == around.peered.address
+    assert udp(around.other, around.outside) == around.other.address
+
+
+def test_ports_are_drawn_at_random(nat, around):
+    """Else two connections that start at once may settle for the same port."""
+    assert nat.claim().code == 0
+    ports = []
+    with around.outside.socket(socket.SOCK_DGRAM) as there:
+        there.bind((around.outside.address, 53))
+        for port in range(40000, 40020):
+            with around.client.socket(socket.SOCK_DGRAM) as here:
+                here.bind((around.client.address, port))
+                here.sendto(b"hello", (around.outside.address, 53))
+                ports.append(there.recvfrom(100)[1][1])
+    kept = [port for port in ports if port in range(40000, 40020)]
+    assert len(kept) < 5, ports
+
+
+@pytest.mark.parametrize("icmp", ["icmp", "no icmp"])
+def test_jumbo_frames_inside_do_not_stall_connections_outside(nat, around, icmp):
+    """Both ends offer segments of 8961 bytes; the way between takes 1500."""
+    around.outside.set_link("eth0", mtu=JUMBO)
+    if icmp == "no icmp":
+        around.silence_router()
+    assert nat.claim().code == 0
+    data = bytes(range(256)) * 40_000
+    with tcp_server(around.outside):
+        connection = Connection(around.client, around.outside)
+        assert connection.echo(data) == data
+        connection.close()
+
+
+def test_connections_and_counters_outlive_a_second_run(nat, around):
+    assert nat.claim().code == 0
+    with tcp_server(around.outside) as seen:
+        connection = Connection(around.client, around.outside)
+        counted = ruleset(nat.machine)
+        assert "counter packets 1 " in counted
+        assert nat.claim().code == 0
+        assert ruleset(nat.machine) == counted
+        assert connection.echo(b"still here") == b"still here"
+        # Other rules, in which the connection would not be masqueraded.
+        assert nat.claim("--source", "192.168.0.0/16").code == 0
+        assert connection.echo(b"still here") == b"still here"
+        assert seen == [nat.private_address], "one connection all along"
+        connection.close()
+
+
+def test_instance_metadata_is_not_for_those_behind(nat, around):
+    """They would get the NAT's own credentials."""
+    assert nat.claim().code == 0
+    metadata = Host("metadata", "169.254.169.254/24", around.router)
+    with (
+        metadata.socket(socket.SOCK_DGRAM) as there,
+        around.client.socket(socket.SOCK_DGRAM) as here,
+    ):
+        there.bind((metadata.address, 80))
+        with nat.machine.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.sendto(b"from the instance", (metadata.address, 80))
+        assert there.recv(100) == b"from the instance"
+        here.sendto(b"from behind", (metadata.address, 80))
+        # What one sender sends arrives in order: had it come through, it would be there now.
+        assert udp(around.client, around.outside) == nat.private_address
+        there.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            there.recv(100)
+    metadata.close()
+
+
+def test_no_redirects(nat, around):
+    """Everything comes in and goes out by one interface, which is what redirects are about."""
+    assert nat.claim().code == 0
+    with around.client.socket(socket.SOCK_RAW, socket.IPPROTO_ICMP) as listener:
+        assert udp(around.client, around.outside) == nat.private_address
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(1500)
+    assert read_sysctl(nat.machine, "net/ipv4/conf/ens5/accept_redirects") == "0"
+
+
+def test_strict_reverse_path_filters_are_loosened(nat, around):
+    """The NAT knows the way to the peered network by no interface that it comes in by."""
+    write_sysctl(nat.machine, "net/ipv4/conf/all/rp_filter", 1)
+    with nat.machine.netlink() as netlink:
+        netlink.link("add", ifname="elsewhere", kind="veth", peer={"ifname": "nowhere"})
+        elsewhere = netlink.link_lookup(ifname="elsewhere")[0]
+        netlink.link("set", index=elsewhere, state="up")
+        netlink.route("add", dst="192.168.7.0/24", oif=elsewhere, priority=1)
+    assert nat.claim().code == 0
+    with (
+        around.outside.socket(socket.SOCK_DGRAM) as there,
+        around.peered.socket(socket.SOCK_DGRAM) as here,
+    ):
+        there.bind((around.outside.address, 53))
+        here.sendto(b"hello", (around.outside.address, 53))
+        assert there.recvfrom(100)[1][0] == nat.private_address
+
+
+def test_twenty_thousand_connections(nat, around):
+    assert nat.claim().code == 0
+    n = 20_000
+    seen = many_connections(around.client, around.outside, n)
+    assert len(seen) == n
+    assert {address for address, *_ in seen} == {nat.private_address}
+    assert int(read_sysctl(nat.machine, "net/netfilter/nf_conntrack_count")) >= n
