@@ -143,8 +143,8 @@ impl Missing {
 
     /// The table first: with it come the modules, and with them the connection table's settings.
     fn make(&self, socket: &mut NetlinkSocket) -> Result<()> {
-        if let Some((table, _)) = &self.table {
-            nftables::replace(socket, table)?;
+        if let Some((table, replaces)) = &self.table {
+            nftables::put(socket, table, *replaces)?;
         }
         self.settings.iter().try_for_each(Change::make)
     }
