@@ -4,6 +4,7 @@
 //! Numbers are the kernel's: `linux/netfilter.h`, `linux/netfilter_ipv4.h` and
 //! `linux/netfilter/nf_tables.h`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::Ipv4Net;
@@ -162,8 +163,10 @@ impl Table {
         sources: &[Ipv4Net],
         max_segment: u16,
     ) -> Self {
+        // In whatever order they are named, the rules are the same ones.
+        let vpc: BTreeSet<&Ipv4Net> = vpc.iter().collect();
         let mut postrouting = vec![returning(leaves_not_by(interface))];
-        postrouting.extend(vpc.iter().map(|block| returning(destination(*block))));
+        postrouting.extend(vpc.into_iter().map(|block| returning(destination(*block))));
         if sources.is_empty() {
             postrouting.push(masquerading(Vec::new()));
         } else {
@@ -314,7 +317,7 @@ mod tests {
         let return_ = Expr::Verdict(Verdict::Return);
         assert!(rules[..4].iter().all(|rule| rule.last() == Some(&return_)));
         // A mask of 32 bits would be no mask.
-        assert!(!rules[3].iter().any(|expr| matches!(expr, Expr::Mask(_))));
+        assert!(!rules[2].iter().any(|expr| matches!(expr, Expr::Mask(_))));
         assert!(matches!(
             rules[4][..],
             [Expr::Counter, Expr::Masquerade { flags: 16 }]
@@ -338,6 +341,8 @@ mod tests {
     fn whatever_differs_makes_another_table() {
         let table = own_for(&["10.0.0.0/16"], &[]);
         assert_eq!(table, own_for(&["10.0.0.0/16"], &[]));
+        let blocks = ["10.0.0.0/16", "10.1.0.0/16"];
+        assert_eq!(own_for(&blocks, &[]), own_for(&[blocks[1], blocks[0]], &[]));
         assert_ne!(table, own_for(&["10.0.0.0/17"], &[]));
         assert_ne!(table, own_for(&["10.0.0.0/16"], &["10.0.0.0/16"]));
         let mut dormant = table.clone();
