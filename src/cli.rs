@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
-use ipnet::Ipv4Net;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -107,36 +106,21 @@ pub struct ClaimArgs {
         value_name = "CIDR",
         value_delimiter = ','
     )]
-    pub sources: Vec<Ipv4Net>,
+    pub sources: Vec<String>,
 
     /// Most connections at a time [default: at least one per 4 KiB of memory]
-    #[arg(
-        long,
-        env = "HANAT_CONNTRACK_MAX",
-        value_name = "N",
-        value_parser = value_parser!(u32).range(1024..),
-    )]
-    pub conntrack_max: Option<u32>,
+    #[arg(long, env = "HANAT_CONNTRACK_MAX", value_name = "N")]
+    pub conntrack_max: Option<String>,
 
     /// Buckets of the hash table that connections are looked up in [default: at least as many as
     /// connections]
-    #[arg(
-        long,
-        env = "HANAT_CONNTRACK_BUCKETS",
-        value_name = "N",
-        value_parser = value_parser!(u32).range(1024..),
-    )]
-    pub conntrack_buckets: Option<u32>,
+    #[arg(long, env = "HANAT_CONNTRACK_BUCKETS", value_name = "N")]
+    pub conntrack_buckets: Option<String>,
 
     /// How long an established TCP connection may be silent before it is forgotten [default: at
     /// most 2h 4m]
-    #[arg(
-        long,
-        env = "HANAT_CONNTRACK_ESTABLISHED",
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-    )]
-    pub conntrack_established: Option<Duration>,
+    #[arg(long, env = "HANAT_CONNTRACK_ESTABLISHED", value_name = "TIME")]
+    pub conntrack_established: Option<String>,
 
     /// Launching hook to complete, where the group has several
     #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]

@@ -74,6 +74,9 @@ const ANSWER_RESERVE: Duration = Duration::from_secs(10);
 /// EC2 user guide, "Network maximum transmission unit (MTU) for your EC2 instance".
 pub const IPV4_MTU: u32 = 1500;
 
+/// How many blocks `--source` may name.
+const MOST_SOURCES: usize = 100;
+
 /// What `hanat claim` is to do.
 #[derive(Debug)]
 pub struct Settings {
@@ -161,34 +164,54 @@ impl Settings {
 }
 
 fn kernel(args: &ClaimArgs) -> Result<Kernel> {
+    // Templates pass on what was left empty.
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let sources = args.sources.iter().filter(|block| !block.is_empty());
+    let sources: Vec<Ipv4Net> = sources
+        .map(|block| block.parse().with_context(|| format!("--source {block:?}")))
+        .collect::<Result<_>>()?;
+    // The kernel takes the rules in one message, and has to answer each.
+    ensure!(
+        sources.len() <= MOST_SOURCES,
+        "--source: at most {MOST_SOURCES} blocks"
+    );
+    let max = given(&args.conntrack_max);
+    let buckets = given(&args.conntrack_buckets);
+    let established = given(&args.conntrack_established);
     if args.no_kernel {
         ensure!(
-            args.sources.is_empty()
-                && args.conntrack_max.is_none()
-                && args.conntrack_buckets.is_none()
-                && args.conntrack_established.is_none(),
+            sources.is_empty() && max.is_none() && buckets.is_none() && established.is_none(),
             "--no-kernel sets nothing up: --source and --conntrack-… have no place beside it"
         );
         return Ok(Kernel::Foreign);
     }
-    if let Some(established) = args.conntrack_established {
-        ensure!(
-            established >= Duration::from_secs(1) && established.subsec_nanos() == 0,
-            "--conntrack-established {}: must be whole seconds",
-            humantime::format_duration(established)
-        );
-    }
-    let mut sources = Ipv4Net::aggregate(&args.sources);
+    let mut sources = Ipv4Net::aggregate(&sources);
     // Which is everybody.
     sources.retain(|block| block.prefix_len() > 0);
     Ok(Kernel::SetUp(KernelSetup {
         sources,
         connection_table: ConnectionTable {
-            max: args.conntrack_max,
-            buckets: args.conntrack_buckets,
-            established: args.conntrack_established,
+            max: max.map(|n| entries("--conntrack-max", &n)).transpose()?,
+            buckets: buckets
+                .map(|n| entries("--conntrack-buckets", &n))
+                .transpose()?,
+            established: established.map(|time| whole_seconds(&time)).transpose()?,
         },
     }))
+}
+
+/// Fewer than 1024 would stop the instance's own traffic; none at all means no limit.
+fn entries(flag: &str, text: &str) -> Result<u32> {
+    let number = text.parse().ok().filter(|number| *number >= 1024);
+    number.with_context(|| format!("{flag} {text:?}: must be a number from 1024 on"))
+}
+
+fn whole_seconds(text: &str) -> Result<Duration> {
+    let time = humantime::parse_duration(text).ok();
+    time.filter(|time| *time >= Duration::from_secs(1) && time.subsec_nanos() == 0)
+        .with_context(|| {
+            format!("--conntrack-established {text:?}: must be whole seconds, such as 2h")
+        })
 }
 
 fn probe_url(text: &str) -> Result<Url> {
@@ -272,6 +295,7 @@ mod tests {
         let flags = ["--no-kernel", "--conntrack-max", "9000"];
         assert!(settings(&flags).is_err());
         assert!(settings(&flags[..1]).is_ok());
+        assert!(settings(&["--no-kernel", "--conntrack-max", ""]).is_ok());
     }
 
     #[test]

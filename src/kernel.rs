@@ -9,8 +9,10 @@ mod ruleset;
 mod sysctl;
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 use serde::Serialize;
@@ -23,9 +25,13 @@ use link::Link;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
 
-/// How often it looks, at most. More than twice only where somebody else changes the same things
-/// at the same moment, as other services do while a machine boots.
-const LOOKS: usize = 5;
+/// How often it looks, at most. More than twice only where somebody else is at work at the same
+/// moment, as services are while a machine boots: firewalld drops everything while it reloads, and
+/// Docker sets its policy before a user's rule is there.
+const LOOKS: usize = 10;
+
+/// Between two such looks.
+const WAIT: Duration = Duration::from_millis(300);
 
 /// Of the MTU, what is no part of a TCP segment: IPv4's header and TCP's, 20 bytes each (RFC
 /// 6691).
@@ -74,9 +80,16 @@ fn set_up(
     let table = Table::own_for(&link.name, packet.sources, &wanted.sources, max_segment);
     let mut changes = Vec::new();
     let mut missing = Missing::default();
-    for _ in 0..LOOKS {
+    for look in 1.. {
         let ruleset = nftables::read(socket)?;
-        refuse_droppers(&ruleset, packet)?;
+        let droppers = firewall::droppers(ruleset.foreign(), packet);
+        if !droppers.is_empty() {
+            if look == LOOKS {
+                return Err(refusal(&droppers, packet));
+            }
+            sleep(WAIT);
+            continue;
+        }
         missing = Missing::find(&ruleset, table.clone(), packet.interface, wanted)?;
         for change in missing.names() {
             if !changes.contains(&change) {
@@ -93,10 +106,16 @@ fn set_up(
                 warnings,
             });
         }
+        if look == LOOKS {
+            break;
+        }
+        if look > 1 {
+            sleep(WAIT);
+        }
         missing.make(socket)?;
     }
     bail!(
-        "the kernel was set up {LOOKS} times and still lacks: {}",
+        "the kernel was set up again and again and still lacks: {}",
         missing.names().join(", ")
     )
 }
@@ -150,13 +169,9 @@ impl Missing {
     }
 }
 
-/// Rules of others that would make this a NAT that lets nothing through.
-fn refuse_droppers(ruleset: &Ruleset, packet: &Packet<'_>) -> Result<()> {
-    let droppers = firewall::droppers(ruleset.active(), packet);
-    if droppers.is_empty() {
-        return Ok(());
-    }
-    bail!(
+/// Rules of others make this a NAT that lets nothing through.
+fn refusal(droppers: &[String], packet: &Packet<'_>) -> Error {
+    anyhow!(
         "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
          {interface}",
         droppers.join(", "),

@@ -71,6 +71,8 @@ fn claim(args: &ClaimArgs, settings: &Settings) -> Result<u8> {
         .build()
         .context("starting")?;
     let report = runtime.block_on(claim::run(settings));
+    // A run that was stopped does not wait for a kernel that hangs.
+    runtime.shutdown_background();
 
     let text = match args.output {
         Format::Text => render::text(&report),

@@ -141,6 +141,7 @@ def test_rules_that_somebody_flushed_come_back(nat):
         "table ip hanat { chain postrouting { masquerade; }; set s { type ipv4_addr; }; }",
         "table ip hanat { chain postrouting { type nat hook postrouting priority 100; "
         "policy drop; oif lo masquerade; }; }",
+        "table ip hanat { chain forward { type filter hook forward priority 0; policy drop; }; }",
     ],
 )
 def test_a_table_of_an_older_version_is_replaced(nat, older):
@@ -302,7 +303,7 @@ def test_a_bridge_over_the_interface(nat):
 @pytest.mark.parametrize(
     ("lacks", "cause"),
     [
-        ("nfnetlink", "built without nf_tables"),
+        ("nfnetlink", "the kernel is built without nf_tables"),
         ("nf_tables", "the kernel may lack nf_tables"),
         ("nft_masq", "the kernel lacks a part of nf_tables, such as nft_masq"),
     ],
@@ -331,6 +332,66 @@ def test_docker_with_a_rule_of_the_users(nat):
     iptables(nat.machine, "-A", "FORWARD", "-j", "DOCKER-USER")
     iptables(nat.machine, "-P", "FORWARD", "DROP")
     assert nat.claim().code == 0
+
+
+@pytest.mark.parametrize(
+    "accepting",
+    [
+        ["-m", "comment", "--comment", "the NAT", "-i", "ens5", "-o", "ens5"],
+        ["-s", "10.0.0.0/16", "-i", "ens+"],
+    ],
+)
+def test_ways_to_let_pass_with_iptables(nat, accepting):
+    iptables(nat.machine, "-P", "FORWARD", "DROP")
+    iptables(nat.machine, "-A", "FORWARD", *accepting, "-j", "ACCEPT")
+    ran = nat.claim()
+    assert ran.code == 0, ran
+
+
+def test_ways_to_let_pass_with_nft(nat):
+    """In a table of both families an address is preceded by its family."""
+    nft(
+        nat.machine,
+        """table inet filter {
+            chain forward {
+                type filter hook forward priority filter; policy drop;
+                meta mark set 1
+                ip saddr 10.0.0.0/16 accept
+            }
+        }""",
+    )
+    ran = nat.claim()
+    assert ran.code == 0, ran
+
+
+def test_a_firewall_that_drops_while_it_reloads(nat):
+    """As firewalld does; it is waited for."""
+    nft(
+        nat.machine,
+        "table inet firewalld_policy_drop { "
+        "chain c { type filter hook forward priority 0; policy drop; }; }",
+    )
+    with nat.start() as running:
+        nat.world.wait_for("ModifyNetworkInterfaceAttribute")
+        nft(nat.machine, "delete table inet firewalld_policy_drop")
+        ran = running.wait()
+    assert ran.code == 0, ran
+
+
+def test_variables_that_a_template_left_empty(nat):
+    names = ["SOURCE", "CONNTRACK_MAX", "CONNTRACK_BUCKETS", "CONNTRACK_ESTABLISHED"]
+    ran = nat.claim(env={f"HANAT_{name}": "" for name in names})
+    assert ran.code == 0, ran
+
+
+def test_as_many_rules_as_make_a_batch_of_64(nat):
+    blocks = [f"192.168.{2 * n}.0/24" for n in range(55)]
+    for _ in range(2):
+        ran = nat.claim("--source", ",".join(blocks))
+        assert ran.code == 0, ran
+    with OtherKernel(lacks="nft_masq") as kernel:
+        ran = nat.claim("--source", ",".join(blocks[:53]), preexec=kernel.install)
+    assert "nft_masq" in ran.error, ran
 
 
 def test_firewalld_rejects_what_is_forwarded(nat):

@@ -131,17 +131,6 @@ def test_instance_metadata_is_not_for_those_behind(nat, around):
     metadata.close()
 
 
-def test_no_redirects(nat, around):
-    """Everything comes in and goes out by one interface, which is what redirects are about."""
-    assert nat.claim().code == 0
-    with around.client.socket(socket.SOCK_RAW, socket.IPPROTO_ICMP) as listener:
-        assert udp(around.client, around.outside) == nat.private_address
-        listener.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            listener.recv(1500)
-    assert read_sysctl(nat.machine, "net/ipv4/conf/ens5/accept_redirects") == "0"
-
-
 def test_strict_reverse_path_filters_are_loosened(nat, around):
     """The NAT knows the way to the peered network by no interface that it comes in by."""
     write_sysctl(nat.machine, "net/ipv4/conf/all/rp_filter", 1)

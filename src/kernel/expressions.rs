@@ -6,9 +6,9 @@
 //! `nft_expr_attributes`, `nft_masq_attributes`, `nft_exthdr_attributes`, `nft_exthdr_op`.
 
 use netlink_bindings::nftables::{
-    ExprBitwiseAttrs, ExprCmpAttrs, ExprImmediateAttrs, ExprMasqAttrs, ExprMetaAttrs, ExprNatAttrs,
-    ExprPayloadAttrs, ExprTargetAttrs, IterableDataAttrs, IterableExprAttrs, PushExprListAttrs,
-    Registers, VerdictCode,
+    CompatMatchAttrs, ExprBitwiseAttrs, ExprCmpAttrs, ExprCtAttrs, ExprImmediateAttrs,
+    ExprMasqAttrs, ExprMetaAttrs, ExprNatAttrs, ExprPayloadAttrs, ExprTargetAttrs,
+    IterableDataAttrs, IterableExprAttrs, PushExprListAttrs, Registers, VerdictCode,
 };
 use netlink_bindings::utils::{
     CStr, Pusher, align, finalize_nested_header, find_attr, parse_be_u32, push_header,
@@ -127,7 +127,7 @@ pub fn encode<P: Pusher>(mut list: PushExprListAttrs<P>, expr: &Expr) -> PushExp
             list
         }
         // Not part of any rule of ours; the read-back would miss it.
-        Expr::SourceNat | Expr::Reject | Expr::Target(_) | Expr::Log | Expr::Other(_) => list,
+        Expr::SourceNat | Expr::Reject | Expr::Target(_) | Expr::Aside | Expr::Other(_) => list,
     }
 }
 
@@ -175,6 +175,9 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
     let expr = match name {
         "meta" => {
             let meta = ExprMetaAttrs::new(data);
+            if meta.get_sreg().is_ok() {
+                return Some(Expr::Aside);
+            }
             is_ours(meta.get_dreg())?;
             Expr::Meta(meta.get_key().ok()?)
         }
@@ -224,7 +227,9 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
         "nat" if ExprNatAttrs::new(data).get_type() == Ok(NAT_SOURCE) => Expr::SourceNat,
         "exthdr" if sets_max_segment(data) => Expr::SetMaxSegment,
         "reject" => Expr::Reject,
-        "log" => Expr::Log,
+        "log" | "notrack" => Expr::Aside,
+        "match" if text(CompatMatchAttrs::new(data).get_name()) == "comment" => Expr::Aside,
+        "ct" if ExprCtAttrs::new(data).get_sreg().is_ok() => Expr::Aside,
         "target" => Expr::Target(text(ExprTargetAttrs::new(data).get_name())),
         _ => return None,
     };

@@ -7,10 +7,15 @@
 use ipnet::Ipv4Net;
 use netlink_bindings::nftables::{CmpOps, MetaKeys, PayloadBase};
 
-use super::ruleset::{Chain, Expr, HOOK_FORWARD, HOOK_POSTROUTING, Rule, Table, Verdict};
+use super::ruleset::{
+    Chain, Expr, FAMILY_IPV4, HOOK_FORWARD, HOOK_POSTROUTING, Rule, Table, Verdict,
+};
 
 /// Deeper than the kernel lets chains lead to each other (`NFT_JUMP_STACK_SIZE`).
 const DEEPEST: usize = 16;
+
+/// As it is on the wire (`linux/if_ether.h`).
+const ETHERTYPE_IPV4: [u8; 2] = [8, 0];
 
 /// The packet that is followed.
 #[derive(Debug)]
@@ -180,7 +185,7 @@ impl Packet<'_> {
             return Applies::Sometimes;
         };
         let equal = match what {
-            Expr::Meta(key) => self.is_interface(*key, value),
+            Expr::Meta(key) => self.has(*key, value),
             Expr::Payload {
                 base,
                 offset: 12,
@@ -198,7 +203,7 @@ impl Packet<'_> {
     }
 
     /// Names are compared in as many bytes as the rule has: it may be the beginning of one.
-    fn is_interface(&self, key: u32, value: &[u8]) -> Option<bool> {
+    fn has(&self, key: u32, value: &[u8]) -> Option<bool> {
         let is = |keys: [MetaKeys; 2]| keys.into_iter().any(|known| known as u32 == key);
         if is([MetaKeys::Iifname, MetaKeys::Oifname]) {
             let mut name = self.interface.as_bytes().to_vec();
@@ -206,6 +211,11 @@ impl Packet<'_> {
             Some(name.starts_with(value))
         } else if is([MetaKeys::Iif, MetaKeys::Oif]) {
             Some(self.index.to_ne_bytes() == value)
+        } else if key == MetaKeys::Nfproto as u32 {
+            // In tables of both families this comes before an address.
+            Some(value == [FAMILY_IPV4])
+        } else if key == MetaKeys::Protocol as u32 {
+            Some(value == ETHERTYPE_IPV4)
         } else {
             None
         }

@@ -124,9 +124,9 @@ pub fn put(socket: &mut NetlinkSocket, table: &Table, replaces: bool) -> Result<
         ..Default::default()
     };
     let rules: usize = table.chains.iter().map(|chain| chain.rules.len()).sum();
-    // Begin, table, deletion, table, end.
-    let messages = 5 + table.chains.len() + rules;
-    let first = socket.reserve_seq(u32::try_from(messages)?);
+    // Begin, table, end; before them a table and its deletion.
+    let messages = if replaces { 5 } else { 3 } + table.chains.len() + rules;
+    let first = socket.reserve_seq(u32::try_from(messages + 1)?);
     let mut batch = Chained::new(first);
     batch.request().op_batch_begin_do(&batch_header());
     let create = |batch: &mut Chained<'_>| {
@@ -141,6 +141,10 @@ pub fn put(socket: &mut NetlinkSocket, table: &Table, replaces: bool) -> Result<
         deletion.encode().push_name_bytes(table.name.as_bytes());
     }
     create(&mut batch);
+    if messages % 64 == 0 {
+        // The library waits for no answer to so many; this one changes nothing.
+        create(&mut batch);
+    }
     for chain in &table.chains {
         add_chain(&mut batch, &header, &table.name, chain);
         for rule in &chain.rules {
@@ -235,7 +239,10 @@ impl NetlinkChained for Batch {
 fn unsent(error: &std::io::Error) -> anyhow::Error {
     // Where no socket can be made, the library says so with EPERM, whatever the reason was.
     if error.kind() == ErrorKind::PermissionDenied {
-        anyhow!("the kernel has no netlink sockets for netfilter: it is built without nf_tables")
+        anyhow!(
+            "no netlink socket for netfilter is to be had: the kernel is built without nf_tables, \
+             or it is not permitted here"
+        )
     } else {
         anyhow!("asking the kernel: {error}")
     }

@@ -106,8 +106,8 @@ pub enum Expr {
     Reject,
     /// A target of iptables, by its name.
     Target(String),
-    /// Writes to the log.
-    Log,
+    /// Does what decides nothing, such as writing to the log.
+    Aside,
     /// Anything else, by its name: it may or may not let the rule go on.
     Other(String),
 }

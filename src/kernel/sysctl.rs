@@ -126,8 +126,7 @@ pub fn plan(
             );
         } else {
             plan.out_of_reach.push(format!(
-                "{} is {}, below the {to} for this machine, and cannot be set from within a \
-                 network namespace",
+                "{} is {} instead of {to}, and cannot be set from within a network namespace",
                 name(path),
                 now.unwrap_or_default()
             ));

@@ -1,6 +1,6 @@
 //! What becomes of a forwarded packet in the chains that Docker, firewalld and people make.
 
-use super::super::ruleset::{Base, FAMILY_IPV4};
+use super::super::ruleset::Base;
 use super::*;
 
 const VPC: &str = "10.0.0.0/16";
