@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::config::{IPV4_MTU, Kernel, KernelSetup};
 use crate::ids::Mac;
 
-use firewall::Packet;
+use firewall::{Masker, Packet};
 use link::Link;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
@@ -102,7 +102,7 @@ fn set_up(
             return Ok(Prepared {
                 interface: link.name.clone(),
                 changes,
-                masquerading_elsewhere: firewall::maskers(ruleset.foreign(), packet),
+                masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
                 warnings,
             });
         }
@@ -201,15 +201,25 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
              (--no-kernel adds none){unseen}"
         );
     }
+    let uncertain = (!masquerading.iter().any(|masker| masker.certain)).then(|| {
+        format!(
+            "{} masquerades only some packets, by conditions that are not understood here",
+            masquerading[0].chain
+        )
+    });
     let droppers = firewall::droppers(ruleset.active(), packet);
     let droppers = droppers.iter();
     let droppers = droppers.map(|dropper| format!("forwarded packets may be dropped: {dropper}"));
     Ok(Prepared {
         interface: interface.to_owned(),
         changes: Vec::new(),
-        masquerading_elsewhere: masquerading,
-        warnings: droppers.chain(unseen_filter()).collect(),
+        warnings: droppers.chain(uncertain).chain(unseen_filter()).collect(),
+        masquerading_elsewhere: names(masquerading),
     })
+}
+
+fn names(maskers: Vec<Masker>) -> Vec<String> {
+    maskers.into_iter().map(|masker| masker.chain).collect()
 }
 
 fn unseen_filter() -> Option<String> {

@@ -502,6 +502,19 @@ def test_a_firewall_of_the_images_is_told_of(nat):
     assert "WARN forwarded packets may be dropped: chain f of table ip mine" in ran.stderr
 
 
+def test_masquerading_by_a_mark_is_told_of(nat):
+    """As subnet routers of overlay networks do, for their own packets only."""
+    forward(nat)
+    nft(
+        nat.machine,
+        "table ip mine { chain n { type nat hook postrouting priority 100; "
+        "meta mark 0x40000 masquerade; }; }",
+    )
+    ran = nat.claim("--no-kernel")
+    assert ran.code == 0, ran
+    assert "WARN chain n of table ip mine masquerades only some packets" in ran.stderr
+
+
 def test_flags_that_exclude_each_other(nat):
     ran = nat.claim("--no-kernel", "--source", "10.0.0.0/8")
     assert ran.code == 2, ran

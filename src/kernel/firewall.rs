@@ -47,11 +47,25 @@ pub fn droppers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>
     found
 }
 
+/// A chain that masquerades.
+#[derive(Debug)]
+pub struct Masker {
+    /// Its name and its table's.
+    pub chain: String,
+    /// Whether that is for all such packets; else it is for some, by conditions that are not known
+    /// here, such as a mark.
+    pub certain: bool,
+}
+
 /// Chains with a rule that gives such packets this instance's address.
-pub fn maskers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>) -> Vec<String> {
+pub fn maskers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>) -> Vec<Masker> {
     base_chains(tables, "nat", HOOK_POSTROUTING)
-        .filter(|(table, chain)| packet.is_masked(table, chain, 0))
-        .map(|(table, chain)| format!("chain {} of table {table}", chain.name))
+        .filter_map(|(table, chain)| {
+            Some(Masker {
+                certain: packet.masked(table, chain, 0)?,
+                chain: format!("chain {} of table {table}", chain.name),
+            })
+        })
         .collect()
 }
 
@@ -120,34 +134,41 @@ impl Packet<'_> {
         None
     }
 
-    /// Whether a rule of the chain, or of one it leads to, may mask the packet before another one
-    /// decides for certain.
-    fn is_masked(&self, table: &Table, chain: &Chain, depth: usize) -> bool {
+    /// Whether a rule of the chain, or of one it leads to, masks the packet, before another one
+    /// decides for certain; and whether that is certain, too.
+    fn masked(&self, table: &Table, chain: &Chain, depth: usize) -> Option<bool> {
+        let mut found = None;
         for rule in &chain.rules {
             let applies = self.meets(rule);
             if applies == Applies::Never {
                 continue;
             }
+            let always = applies == Applies::Always;
             let masks = match rule.last() {
-                Some(Expr::Masquerade { .. } | Expr::SourceNat) => true,
-                Some(Expr::Target(name)) => matches!(name.as_str(), "MASQUERADE" | "SNAT"),
+                Some(Expr::Masquerade { .. } | Expr::SourceNat) => Some(true),
+                Some(Expr::Target(name)) if matches!(name.as_str(), "MASQUERADE" | "SNAT") => {
+                    Some(true)
+                }
                 Some(Expr::Verdict(Verdict::Jump(to) | Verdict::Goto(to))) if depth < DEEPEST => {
                     let to = table.chain(to);
-                    to.is_some_and(|to| self.is_masked(table, to, depth + 1))
+                    to.and_then(|to| self.masked(table, to, depth + 1))
                 }
-                _ => false,
+                _ => None,
             };
+            if let Some(certain) = masks {
+                found = Some(certain && always);
+            }
             let ends = matches!(
                 rule.last(),
                 Some(Expr::Verdict(
                     Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Goto(_)
                 ))
             );
-            if masks || (ends && applies == Applies::Always) {
-                return masks;
+            if found == Some(true) || (ends && always) {
+                break;
             }
         }
-        false
+        found
     }
 
     fn meets(&self, rule: &Rule) -> Applies {

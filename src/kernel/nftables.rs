@@ -141,7 +141,7 @@ pub fn put(socket: &mut NetlinkSocket, table: &Table, replaces: bool) -> Result<
         deletion.encode().push_name_bytes(table.name.as_bytes());
     }
     create(&mut batch);
-    if messages % 64 == 0 {
+    if messages.is_multiple_of(64) {
         // The library waits for no answer to so many; this one changes nothing.
         create(&mut batch);
     }
