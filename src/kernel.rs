@@ -79,6 +79,7 @@ fn set_up(
     let max_segment = u16::try_from(max_segment)?;
     let table = Table::own_for(&link.name, packet.sources, &wanted.sources, max_segment);
     let mut changes = Vec::new();
+    let memory = sysctl::memory()?;
     let mut missing = Missing::default();
     for look in 1.. {
         let ruleset = nftables::read(socket)?;
@@ -90,7 +91,7 @@ fn set_up(
             sleep(WAIT);
             continue;
         }
-        missing = Missing::find(&ruleset, table.clone(), packet.interface, wanted)?;
+        missing = Missing::find(&ruleset, &table, packet.interface, wanted, memory)?;
         for change in missing.names() {
             if !changes.contains(&change) {
                 changes.push(change);
@@ -122,26 +123,26 @@ fn set_up(
 
 /// What is not as it has to be.
 #[derive(Default)]
-struct Missing {
+struct Missing<'a> {
     /// And whether there is one to replace.
-    table: Option<(Table, bool)>,
+    table: Option<(&'a Table, bool)>,
     settings: Vec<Change>,
     /// Settings that nobody can change here.
     out_of_reach: Vec<String>,
 }
 
-impl Missing {
+impl<'a> Missing<'a> {
     fn find(
         ruleset: &Ruleset,
-        table: Table,
+        table: &'a Table,
         interface: &str,
         wanted: &KernelSetup,
+        memory: u64,
     ) -> Result<Self> {
-        let memory = sysctl::memory()?;
         let plan = sysctl::plan(interface, &wanted.connection_table, memory, sysctl::read)?;
         let own = ruleset.own();
         Ok(Self {
-            table: (own != Some(&table)).then_some((table, own.is_some())),
+            table: (own != Some(table)).then_some((table, own.is_some())),
             settings: plan.changes,
             out_of_reach: plan.out_of_reach,
         })
@@ -162,8 +163,8 @@ impl Missing {
 
     /// The table first: with it come the modules, and with them the connection table's settings.
     fn make(&self, socket: &mut NetlinkSocket) -> Result<()> {
-        if let Some((table, replaces)) = &self.table {
-            nftables::put(socket, table, *replaces)?;
+        if let Some((table, replaces)) = self.table {
+            nftables::put(socket, table, replaces)?;
         }
         self.settings.iter().try_for_each(Change::make)
     }

@@ -96,7 +96,8 @@ pub fn plan(
 ) -> Result<Plan> {
     let mut plan = Plan::default();
     for (path, want) in forwarding(interface) {
-        plan.add(&path, required(&path, &read)?.value, want);
+        let now = required(&path, &read)?.value;
+        plan.changes.extend(Change::to(&path, Some(now), want));
     }
     // The stricter of the two counts. Strict drops what comes in where its answer would not go
     // out, which is legitimate with several interfaces; loose asks only for any way back.
@@ -104,20 +105,18 @@ pub fn plan(
     let own = format!("net/ipv4/conf/{interface}/rp_filter");
     let (of_all, of_own) = (required(all, &read)?.value, required(&own, &read)?.value);
     if of_all.max(of_own) == 1 {
-        plan.add(&own, of_own, Want::Exactly(2));
+        let loose = Want::Exactly(2);
+        plan.changes.extend(Change::to(&own, Some(of_own), loose));
     }
     for (path, want, asked_for) in connection_table(table, memory) {
         let found = read(path)?;
         let now = found.map(|found| found.value);
-        let Some(to) = want.instead_of(now) else {
+        let Some(change) = Change::to(path, now, want) else {
             continue;
         };
+        let to = change.to;
         if found.is_none_or(|found| found.writable) {
-            plan.changes.push(Change {
-                path: path.to_owned(),
-                from: now,
-                to,
-            });
+            plan.changes.push(change);
         } else if asked_for {
             bail!(
                 "{} cannot be set to {to} here: it is the whole machine's, and this is a network \
@@ -133,18 +132,6 @@ pub fn plan(
         }
     }
     Ok(plan)
-}
-
-impl Plan {
-    fn add(&mut self, path: &str, now: u64, want: Want) {
-        if let Some(to) = want.instead_of(Some(now)) {
-            self.changes.push(Change {
-                path: path.to_owned(),
-                from: Some(now),
-                to,
-            });
-        }
-    }
 }
 
 /// Forwarding, and no redirects: in a VPC nobody should be told of a shorter way. The order
@@ -228,6 +215,13 @@ pub fn read(path: &str) -> Result<Option<Found>> {
 }
 
 impl Change {
+    /// The change to what is wanted, if what is there will not do.
+    fn to(path: &str, from: Option<u64>, want: Want) -> Option<Self> {
+        let to = want.instead_of(from)?;
+        let path = path.to_owned();
+        Some(Self { path, from, to })
+    }
+
     /// Sets it.
     pub fn make(&self) -> Result<()> {
         fs::write(format!("/proc/sys/{}", self.path), self.to.to_string()).with_context(|| {
