@@ -22,12 +22,7 @@ def program(name: str) -> str:
 
 def nft(namespace: Namespace, commands: str) -> str:
     """What `nft` prints; `commands` is a script of it."""
-    with namespace.entered():
-        done = subprocess.run(
-            [program("nft"), "--file", "-"], input=commands, capture_output=True, text=True
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return _run(namespace, "nft", "--file", "-", stdin=commands)
 
 
 def ruleset(namespace: Namespace) -> str:
@@ -37,20 +32,21 @@ def ruleset(namespace: Namespace) -> str:
 
 def handles(namespace: Namespace) -> list[str]:
     """The kernel's numbers for rules, chains and tables: whatever is made anew has another one."""
-    with namespace.entered():
-        done = subprocess.run(
-            [program("nft"), "--handle", "list", "ruleset"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    return re.findall("# handle [0-9]+", done.stdout)
+    listed = _run(namespace, "nft", "--handle", "list", "ruleset")
+    return re.findall("# handle [0-9]+", listed)
 
 
 def iptables(namespace: Namespace, *arguments: str) -> None:
+    _run(namespace, "iptables-nft", *arguments)
+
+
+def _run(namespace: Namespace, name: str, *arguments: str, stdin: str = "") -> str:
     with namespace.entered():
-        done = subprocess.run([program("iptables-nft"), *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            [program(name), *arguments], input=stdin, capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def with_files(files: dict[str, Path]) -> list[str]:

@@ -104,10 +104,14 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(nat):
     assert "would" not in nat.claim("--dry-run").stdout
 
 
-def test_the_interface_may_have_any_name(nat):
+def rename_interface(nat: Nat) -> None:
     nat.machine.set_link("ens5", state="down")
     nat.machine.set_link("ens5", ifname="eth0")
     nat.machine.set_link("eth0", state="up")
+
+
+def test_the_interface_may_have_any_name(nat):
+    rename_interface(nat)
     assert nat.claim().code == 0
     assert 'oifname != "eth0"' in ruleset(nat.machine)
     assert read_sysctl(nat.machine, "net/ipv4/conf/eth0/forwarding") == "1"
@@ -115,9 +119,7 @@ def test_the_interface_may_have_any_name(nat):
 
 def test_a_renamed_interface_gets_its_rules(nat):
     assert nat.claim().code == 0
-    nat.machine.set_link("ens5", state="down")
-    nat.machine.set_link("ens5", ifname="eth0")
-    nat.machine.set_link("eth0", state="up")
+    rename_interface(nat)
     again = nat.claim()
     assert again.code == 0
     assert "nftables table ip hanat replaced" in again.stdout
@@ -489,30 +491,29 @@ def test_an_image_that_does_not_masquerade(nat, rules):
     refused(nat, ran, "no nftables rule on the postrouting hook masquerades what leaves by ens5")
 
 
-def test_a_firewall_of_the_images_is_told_of(nat):
+@pytest.mark.parametrize(
+    ("rules", "warning"),
+    [
+        (
+            "chain n { type nat hook postrouting priority 100; masquerade; }; "
+            "chain f { type filter hook forward priority 0; policy drop; tcp dport 443 accept; };",
+            "forwarded packets may be dropped: chain f of table ip mine",
+        ),
+        # As subnet routers of overlay networks do, for their own packets only.
+        (
+            "chain n { type nat hook postrouting priority 100; meta mark 0x40000 masquerade; };",
+            "chain n of table ip mine masquerades only some packets",
+        ),
+    ],
+    ids=["a firewall", "masquerading by a mark"],
+)
+def test_what_is_not_understood_of_the_image_is_told_of(nat, rules, warning):
     """It may let pass what it should in ways that are not understood here."""
     forward(nat)
-    nft(
-        nat.machine,
-        "table ip mine { chain n { type nat hook postrouting priority 100; masquerade; }; "
-        "chain f { type filter hook forward priority 0; policy drop; tcp dport 443 accept; }; }",
-    )
+    nft(nat.machine, f"table ip mine {{ {rules} }}")
     ran = nat.claim("--no-kernel")
     assert ran.code == 0, ran
-    assert "WARN forwarded packets may be dropped: chain f of table ip mine" in ran.stderr
-
-
-def test_masquerading_by_a_mark_is_told_of(nat):
-    """As subnet routers of overlay networks do, for their own packets only."""
-    forward(nat)
-    nft(
-        nat.machine,
-        "table ip mine { chain n { type nat hook postrouting priority 100; "
-        "meta mark 0x40000 masquerade; }; }",
-    )
-    ran = nat.claim("--no-kernel")
-    assert ran.code == 0, ran
-    assert "WARN chain n of table ip mine masquerades only some packets" in ran.stderr
+    assert f"WARN {warning}" in ran.stderr
 
 
 def test_flags_that_exclude_each_other(nat):

@@ -24,17 +24,21 @@ def set_up(world: World) -> tuple[float, float]:
     heading("The kernel's set-up (a machine as it boots: rules, settings, both read back)")
     ours = [_by_hanat(Stage(world, 1).nat) for _ in range(RUNS)]
     _line("hanat", ours)
+    own_wall, own_cpu = _medians(ours)
     if all(map(shutil.which, ("nft", "sysctl"))):
         programs = [_by_programs(Stage(world, 1).nat) for _ in range(RUNS)]
         theirs = [(ran.wall, ran.cpu) for ran in programs]
         _line("nft, sysctl", theirs)
-        wall, cpu = (statistics.median(theirs_) for theirs_ in zip(*theirs, strict=True))
-        own_wall, own_cpu = (statistics.median(ours_) for ours_ in zip(*ours, strict=True))
+        wall, cpu = _medians(theirs)
         print(f"  {wall / own_wall:.1f} times as fast, with {own_cpu / cpu:.2f} of the CPU")
     else:
         print("  nft and sysctl are not both installed: nothing to measure it beside")
     print("Both leave out the connection table's size, which no network namespace can set.")
-    wall, cpu = zip(*ours, strict=True)
+    return own_wall, own_cpu
+
+
+def _medians(times: list[tuple[float, float]]) -> tuple[float, float]:
+    wall, cpu = zip(*times, strict=True)
     return statistics.median(wall), statistics.median(cpu)
 
 

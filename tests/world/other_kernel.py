@@ -11,7 +11,6 @@ is set. The program is taken for root of its namespace.
 """
 
 import contextlib
-import ctypes
 import errno
 import functools
 import io
@@ -24,10 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from . import nfnetlink
+from .namespace import Namespace
 from .seccomp import Call, Filter, Rule
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
 
 # linux/netlink.h
 _AF_NETLINK, _NETLINK_NETFILTER = 16, 12
@@ -180,13 +177,12 @@ class OtherKernel:
 
 
 def _netlink_of(thread: int) -> socket.socket:
-    """A netlink socket in the namespace that a thread is in. The caller stays there."""
-    namespace = os.open(f"/proc/{thread}/ns/net", os.O_RDONLY)
+    """A netlink socket in the namespace that a thread is in."""
+    namespace = Namespace(os.open(f"/proc/{thread}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     try:
-        if _libc.setns(namespace, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
+        with namespace.entered():
+            real = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     finally:
-        os.close(namespace)
-    real = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        namespace.close()
     real.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
     return real
