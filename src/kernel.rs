@@ -9,6 +9,7 @@ mod ruleset;
 mod sysctl;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use crate::config::{IPV4_MTU, Kernel, KernelSetup};
 use crate::ids::Mac;
 
 use firewall::{Masker, Packet};
-use link::Link;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
 
@@ -52,9 +52,15 @@ pub struct Prepared {
 
 /// Makes this machine a NAT or, where that is not asked for, checks that it is one.
 ///
-/// `mac` is of the interface that routes point at, `vpc` are all of the VPC's blocks. A dry run
-/// changes nothing. Blocks for some milliseconds.
-pub fn prepare(kernel: &Kernel, mac: Mac, vpc: &[Ipv4Net], dry_run: bool) -> Result<Prepared> {
+/// `mac` and `address` are of the interface that routes point at, `vpc` are all of the VPC's blocks.
+/// A dry run changes nothing. Blocks for some milliseconds.
+pub fn prepare(
+    kernel: &Kernel,
+    mac: Mac,
+    address: Ipv4Addr,
+    vpc: &[Ipv4Net],
+    dry_run: bool,
+) -> Result<Prepared> {
     let mut socket = NetlinkSocket::new();
     let link = link::find(&mut socket, mac)?;
     let packet = Packet {
@@ -63,21 +69,23 @@ pub fn prepare(kernel: &Kernel, mac: Mac, vpc: &[Ipv4Net], dry_run: bool) -> Res
         sources: vpc,
     };
     match kernel {
-        Kernel::SetUp(wanted) => set_up(&mut socket, &link, &packet, wanted, dry_run),
+        Kernel::SetUp(wanted) => {
+            let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
+            let max_segment = u16::try_from(max_segment)?;
+            let table = Table::own_for(&link.name, address, vpc, &wanted.sources, max_segment);
+            set_up(&mut socket, &table, &packet, wanted, dry_run)
+        }
         Kernel::Foreign => check(&mut socket, &packet),
     }
 }
 
 fn set_up(
     socket: &mut NetlinkSocket,
-    link: &Link,
+    table: &Table,
     packet: &Packet<'_>,
     wanted: &KernelSetup,
     dry_run: bool,
 ) -> Result<Prepared> {
-    let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
-    let max_segment = u16::try_from(max_segment)?;
-    let table = Table::own_for(&link.name, packet.sources, &wanted.sources, max_segment);
     let mut changes = Vec::new();
     let memory = sysctl::memory()?;
     let mut missing = Missing::default();
@@ -91,7 +99,7 @@ fn set_up(
             sleep(WAIT);
             continue;
         }
-        missing = Missing::find(&ruleset, &table, packet.interface, wanted, memory)?;
+        missing = Missing::find(&ruleset, table, packet.interface, wanted, memory)?;
         for change in missing.names() {
             if !changes.contains(&change) {
                 changes.push(change);
@@ -101,7 +109,7 @@ fn set_up(
             let mut warnings = missing.out_of_reach;
             warnings.extend(unseen_filter());
             return Ok(Prepared {
-                interface: link.name.clone(),
+                interface: packet.interface.to_owned(),
                 changes,
                 masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
                 warnings,

@@ -46,10 +46,7 @@ class Host(Namespace):
         self.add_route("0.0.0.0/0", gateway)
 
     def socket(self, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
-        with self.entered():
-            sock = socket.socket(socket.AF_INET, kind, protocol)
-        sock.settimeout(_PATIENCE)
-        return sock
+        return socket_in(self, kind, protocol)
 
 
 class Surroundings:
@@ -62,7 +59,7 @@ class Surroundings:
         self.other = Host("other", "10.7.0.10/24", router)
         self.peered = Host("peered", "192.168.7.10/24", router)
         self.outside = Host("outside", "203.0.113.10/24", router, mtu=1500)
-        write_sysctl(router, "net/ipv4/ip_forward", 1)
+        router.write_sysctl("net/ipv4/ip_forward", 1)
         with router.netlink() as netlink:
             subnet = netlink.link_lookup(ifname="subnet")[0]
             netlink.route(
@@ -82,14 +79,11 @@ class Surroundings:
             netlink.rule("add", iifname="lo", action="blackhole", priority=1)
 
 
-def write_sysctl(namespace: Namespace, path: str, value: object) -> None:
-    with namespace.entered(), open(f"/proc/sys/{path}", "w") as file:
-        file.write(str(value))
-
-
-def read_sysctl(namespace: Namespace, path: str) -> str:
-    with namespace.entered(), open(f"/proc/sys/{path}") as file:
-        return file.read().strip()
+def socket_in(place: Namespace, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
+    with place.entered():
+        sock = socket.socket(socket.AF_INET, kind, protocol)
+    sock.settimeout(_PATIENCE)
+    return sock
 
 
 @contextlib.contextmanager
@@ -131,8 +125,8 @@ def tcp_server(host: Host, port: int = 80) -> Iterator[list[str]]:
 class Connection:
     """A TCP connection to a `tcp_server`."""
 
-    def __init__(self, client: Host, server: Host, port: int = 80) -> None:
-        self._sock = client.socket()
+    def __init__(self, client: Namespace, server: Host, port: int = 80) -> None:
+        self._sock = socket_in(client)
         self._sock.connect((server.address, port))
         self._file = self._sock.makefile("rb")
         self.seen_as = self._file.readline().decode().strip()

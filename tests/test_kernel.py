@@ -14,7 +14,7 @@ from tests.kernel import (
     without_net_admin,
 )
 from tests.nat import Nat, Ran
-from tests.packets import SECOND_BLOCK, read_sysctl, write_sysctl
+from tests.packets import SECOND_BLOCK
 from tests.world.other_kernel import OtherKernel
 from tests.world.scene import ZONES
 
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def settings(nat: Nat) -> dict[str, str]:
-    return {path: read_sysctl(nat.machine, path) for path in SETTINGS}
+    return {path: nat.machine.read_sysctl(path) for path in SETTINGS}
 
 
 def refused(nat: Nat, ran: Ran, *causes: str) -> None:
@@ -114,7 +114,7 @@ def test_the_interface_may_have_any_name(nat):
     rename_interface(nat)
     assert nat.claim().code == 0
     assert 'oifname != "eth0"' in ruleset(nat.machine)
-    assert read_sysctl(nat.machine, "net/ipv4/conf/eth0/forwarding") == "1"
+    assert nat.machine.read_sysctl("net/ipv4/conf/eth0/forwarding") == "1"
 
 
 def test_a_renamed_interface_gets_its_rules(nat):
@@ -209,7 +209,7 @@ def test_its_size_by_flags(nat, sizes):
     assert ran.code == 0, ran
     assert (size(sizes, "max"), size(sizes, "buckets")) == (9000, 30_000)
     path = "net/netfilter/nf_conntrack_tcp_timeout_established"
-    assert read_sysctl(nat.machine, path) == "86400"
+    assert nat.machine.read_sysctl(path) == "86400"
 
 
 def test_a_size_that_cannot_be_set_here_is_not_asked_for_in_vain(nat):
@@ -426,7 +426,7 @@ def test_a_table_that_sleeps_drops_nothing(nat):
 
 
 def forward(nat: Nat) -> None:
-    write_sysctl(nat.machine, "net/ipv4/ip_forward", 1)
+    nat.machine.write_sysctl("net/ipv4/ip_forward", 1)
 
 
 def test_a_nat_that_the_image_brings(nat):

@@ -13,11 +13,9 @@ from tests.packets import (
     Surroundings,
     many_connections,
     ping,
-    read_sysctl,
     tcp,
     tcp_server,
     udp,
-    write_sysctl,
 )
 
 
@@ -110,6 +108,17 @@ def test_connections_and_counters_outlive_a_second_run(nat, around):
         connection.close()
 
 
+def test_the_nats_own_connections_outlive_the_first_run(nat, around):
+    """Its agents' ones, or the run's own to AWS: the kernel tracks none before there are rules."""
+    with tcp_server(around.outside) as seen:
+        connection = Connection(nat.machine, around.outside)
+        assert connection.echo(b"before") == b"before"
+        assert nat.claim().code == 0
+        assert connection.echo(b"after") == b"after"
+        assert seen == [nat.private_address], "one connection all along"
+        connection.close()
+
+
 def test_instance_metadata_is_not_for_those_behind(nat, around):
     """They would get the NAT's own credentials."""
     assert nat.claim().code == 0
@@ -133,7 +142,7 @@ def test_instance_metadata_is_not_for_those_behind(nat, around):
 
 def test_strict_reverse_path_filters_are_loosened(nat, around):
     """The NAT knows the way to the peered network by no interface that it comes in by."""
-    write_sysctl(nat.machine, "net/ipv4/conf/all/rp_filter", 1)
+    nat.machine.write_sysctl("net/ipv4/conf/all/rp_filter", 1)
     with nat.machine.netlink() as netlink:
         netlink.link("add", ifname="elsewhere", kind="veth", peer={"ifname": "nowhere"})
         elsewhere = netlink.link_lookup(ifname="elsewhere")[0]
@@ -155,4 +164,4 @@ def test_twenty_thousand_connections(nat, around):
     seen = many_connections(around.client, around.outside, n)
     assert len(seen) == n
     assert {address for address, *_ in seen} == {nat.private_address}
-    assert int(read_sysctl(nat.machine, "net/netfilter/nf_conntrack_count")) >= n
+    assert int(nat.machine.read_sysctl("net/netfilter/nf_conntrack_count")) >= n

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use netlink_bindings::nftables::{CmpOps, MetaKeys, NatRangeFlags, PayloadBase};
@@ -155,17 +156,25 @@ impl Table {
 
     /// The table that makes this instance a NAT.
     ///
-    /// `interface` is where packets leave to the Internet, `vpc` are all of the VPC's blocks,
-    /// `sources` whose packets are masqueraded (none: everybody's), `max_segment` is in bytes.
+    /// `interface` is where packets leave to the Internet, `address` is its own, `vpc` are all of the
+    /// VPC's blocks, `sources` whose packets are masqueraded (none: everybody's), `max_segment` is
+    /// in bytes.
     pub fn own_for(
         interface: &str,
+        address: Ipv4Addr,
         vpc: &[Ipv4Net],
         sources: &[Ipv4Net],
         max_segment: u16,
     ) -> Self {
         // In whatever order they are named, the rules are the same ones.
         let vpc: BTreeSet<&Ipv4Net> = vpc.iter().collect();
-        let mut postrouting = vec![returning(leaves_not_by(interface))];
+        // The instance's own connections need no other address, and those that were open before
+        // these rules were break if their ports change: with the rules the kernel begins to track
+        // connections, and takes each for a new one.
+        let mut postrouting = vec![
+            returning(leaves_not_by(interface)),
+            returning(source(address.into())),
+        ];
         postrouting.extend(vpc.into_iter().map(|block| returning(destination(*block))));
         if sources.is_empty() {
             postrouting.push(masquerading(Vec::new()));
@@ -306,20 +315,20 @@ mod tests {
     fn own_for(vpc: &[&str], sources: &[&str]) -> Table {
         let blocks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let (vpc, sources): (Vec<_>, Vec<_>) = (blocks(vpc), blocks(sources));
-        Table::own_for("ens5", &vpc, &sources, 1460)
+        Table::own_for("ens5", Ipv4Addr::new(10, 0, 0, 4), &vpc, &sources, 1460)
     }
 
     #[test]
     fn every_block_of_the_vpc_is_exempt() {
         let table = own_for(&["10.0.0.0/16", "100.64.0.0/16", "10.9.9.9/32"], &[]);
         let rules = &table.chains[0].rules;
-        assert_eq!(rules.len(), 5);
+        assert_eq!(rules.len(), 6);
         let return_ = Expr::Verdict(Verdict::Return);
-        assert!(rules[..4].iter().all(|rule| rule.last() == Some(&return_)));
+        assert!(rules[..5].iter().all(|rule| rule.last() == Some(&return_)));
         // A mask of 32 bits would be no mask.
-        assert!(!rules[2].iter().any(|expr| matches!(expr, Expr::Mask(_))));
+        assert!(!rules[3].iter().any(|expr| matches!(expr, Expr::Mask(_))));
         assert!(matches!(
-            rules[4][..],
+            rules[5][..],
             [Expr::Counter, Expr::Masquerade { flags: 16 }]
         ));
     }
@@ -327,7 +336,7 @@ mod tests {
     #[test]
     fn sources_each_have_a_rule() {
         let table = own_for(&["10.0.0.0/16"], &["10.0.0.0/16", "10.1.0.0/16"]);
-        let masquerading: Vec<&Rule> = table.chains[0].rules[2..].iter().collect();
+        let masquerading: Vec<&Rule> = table.chains[0].rules[3..].iter().collect();
         assert_eq!(masquerading.len(), 2);
         for rule in masquerading {
             assert!(

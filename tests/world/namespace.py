@@ -81,6 +81,20 @@ class Namespace:
         with self.netlink() as netlink:
             netlink.route("add", dst=destination, gateway=str(gateway))
 
+    def forward(self) -> None:
+        """Forward packets, by whatever interface they come in; that must be made afterwards."""
+        filters = "conf/all/rp_filter", "conf/default/rp_filter"
+        for setting, value in (("ip_forward", 1), *((name, 0) for name in filters)):
+            self.write_sysctl(f"net/ipv4/{setting}", value)
+
+    def write_sysctl(self, path: str, value: object) -> None:
+        with self.entered(), open(f"/proc/sys/{path}", "w") as file:
+            file.write(str(value))
+
+    def read_sysctl(self, path: str) -> str:
+        with self.entered(), open(f"/proc/sys/{path}") as file:
+            return file.read().strip()
+
     def close(self) -> None:
         os.close(self._fd)
 
