@@ -100,7 +100,7 @@ impl Run<'_> {
         // What does not depend on each other, at the same time. The group is waited for even
         // where the rest failed: it has to be told.
         let (_, prepared) = tokio::join!(self.member(), self.prepare(report));
-        let (nat, steps) = prepared?;
+        let (nat, steps, kernel) = prepared?;
         let member = self.known_member(report).await?;
         let mut warmed = report.target_state() == Some(TargetState::Warmed);
         let mut leaving = report.target_state() == Some(TargetState::Terminated);
@@ -133,6 +133,7 @@ impl Run<'_> {
             );
         }
         report.rows = steps.into_iter().map(Row::new).collect();
+        kernel?;
         if !self.settings.dry_run {
             self.apply(&nat, report).await;
             self.verify(&nat, report).await?;
@@ -140,15 +141,20 @@ impl Run<'_> {
         report.verdict()
     }
 
-    /// Where am I, can I forward, what is there to claim?
-    async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>)> {
+    /// Where am I, what is there to claim, can I forward?
+    async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>, Result<()>)> {
         let network = self.metadata.network().await?;
         let nat = network.nat(&self.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network.clone());
         let egress = egress::answered(&self.http, &self.settings.probe_urls, &self.troubles);
         let (kernel, tables, subnet_table, check_was_on, ()) = tokio::try_join!(
-            self.ready_kernel(&network),
+            async {
+                let kernel = self.ready_kernel(&network).await;
+                // What would become of the tables is worth knowing all the same.
+                let goes_on = kernel.is_ok() || self.settings.dry_run;
+                if goes_on { Ok(kernel) } else { kernel.map(Ok) }
+            },
             self.tables(&nat),
             self.ec2.subnet_table(&nat.subnet),
             self.ready_interface(&nat),
@@ -157,11 +163,11 @@ impl Run<'_> {
                 Ok(())
             }
         )?;
-        report.kernel = Some(kernel);
+        let kernel = kernel.map(|prepared| report.kernel = Some(prepared));
         report.check_was_on = Some(check_was_on);
         report.check_is_on = check_was_on;
         let steps = routes::plan(tables, &nat, subnet_table.as_ref());
-        Ok((nat, steps))
+        Ok((nat, steps, kernel))
     }
 
     /// Makes the kernel a NAT, on a thread of its own: the calls go on meanwhile.

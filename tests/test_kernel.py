@@ -243,6 +243,15 @@ def test_without_the_right_to(nat):
     refused(nat, ran, "nftables", "Operation not permitted", "CAP_NET_ADMIN")
 
 
+def test_a_dry_run_without_the_right_to_shows_the_tables_all_the_same(nat):
+    ran = nat.claim("--dry-run", "--output", "json", within=without_net_admin())
+    assert ran.code == 1, ran
+    assert "CAP_NET_ADMIN" in ran.error
+    assert [table["result"] for table in ran.json["tables"]] == ["planned"]
+    assert ran.json["kernel"] is None
+    assert nat.changes == {}
+
+
 def test_read_only_settings(nat):
     ran = nat.claim(within=with_read_only("/proc/sys"))
     refused(nat, ran, "setting net.ipv4.ip_forward to 1", "Read-only file system")
