@@ -1,8 +1,9 @@
-"""Extends moto's Auto Scaling by lifecycle hooks: states, actions, timeouts, replacement.
+"""Extends moto's Auto Scaling by lifecycle hooks: states, actions, timeouts.
 
 moto launches straight into `InService`, terminates at once and has no lifecycle actions. The
 states are those of the EC2 Auto Scaling user guide, "Lifecycle hooks". `Lifecycle` is the state
-machine; `autoscaling_api` ties it to moto.
+machine; `autoscaling_api` ties it to moto. What else happens to groups by itself (warm pools,
+replacements, refreshes, spot reclaims) is a `Part`, in a file of its own.
 """
 
 import uuid
@@ -26,6 +27,7 @@ REGION = "us-east-1"
 LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
 TERMINATING = "autoscaling:EC2_INSTANCE_TERMINATING"
 _PENDING = ("Pending", "Pending:Wait", "Pending:Proceed")
+IN_SERVICE = "InService"
 
 
 class Completion(NamedTuple):
@@ -45,12 +47,28 @@ class Waiting:
     latest: float
 
 
+class Part:
+    """A behaviour of groups that follows from their state and from time."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def act(self) -> bool:
+        """Do what is due now; True if that changed anything."""
+        raise NotImplementedError
+
+
 class Lifecycle:
-    """Every method runs under the world's lock. Timeouts are found by `tick`, which is called
-    before each look at the state, so no thread is needed."""
+    """Every method runs under the world's lock. What time brings is found by `tick`, which is
+    called before each look at the state and after each change, so no thread is needed."""
 
     def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._ticking = False
         self.reset()
+
+    def add(self, part: Part) -> None:
+        self._parts.append(part)
 
     def reset(self) -> None:
         self.completions: list[Completion] = []
@@ -59,18 +77,22 @@ class Lifecycle:
         # No public source says, so a test chooses.
         self.replace_while_terminating = True
         self._waiting: dict[str, dict[str, Waiting]] = {}
-        # Instances that a group let go of, and those whose place is not to be filled again.
+        # Instances that a group let go of.
         self._gone: set[str] = set()
-        self._leaving: set[str] = set()
+        # Members that fill no place: it was given up, or it is filled again before they go.
+        self.uncounted: set[str] = set()
+        for part in self._parts:
+            part.reset()
 
     # --- What is --------------------------------------------------------------------------------
 
     def find(self, instance_id: str) -> InstanceState | None:
-        for group in _backend().autoscaling_groups.values():
-            for member in group.instance_states:
-                if member.instance_id == instance_id:
-                    return member
-        return None
+        return next((m for m in self.members() if m.instance_id == instance_id), None)
+
+    def members(self) -> list[InstanceState]:
+        """All members of all groups, those of warm pools included."""
+        groups = backend().autoscaling_groups.values()
+        return [member for group in groups for member in group.instance_states]
 
     def state(self, instance_id: str) -> str | None:
         """The lifecycle state; `Terminated` once its group let it go, None outside groups."""
@@ -96,25 +118,31 @@ class Lifecycle:
         return [member for member in members if self._counts(member)]
 
     def _counts(self, member: InstanceState) -> bool:
+        if member.instance_id in self.uncounted:
+            return False
         state = member.lifecycle_state
         if state.startswith("Terminating"):
-            replaced = self.replace_while_terminating or member.instance_id in self._leaving
-            return not replaced
-        return state in _PENDING or state == "InService"
+            return not self.replace_while_terminating
+        return state in _PENDING or state == IN_SERVICE
 
     # --- What happens ---------------------------------------------------------------------------
 
-    def launched(self, member: InstanceState) -> None:
+    def launched(self, member: InstanceState, warmed: bool = False) -> None:
+        """An instance was launched (or started) into its group, or `warmed` into its pool."""
+        prefix = "Warmed:" if warmed else ""
+        member.lifecycle_state = f"{prefix}Pending"
         hooks = self._hooks(member, LAUNCHING)
         if hooks:
-            self._wait(member, "Pending:Wait", hooks)
+            self._wait(member, f"{prefix}Pending:Wait", hooks)
+        else:
+            self._in_service(member)
 
     def terminate(self, member: InstanceState, replace: bool) -> None:
         """The group lets an instance go, through the terminating hooks it has."""
         if "Terminat" in member.lifecycle_state:
             return
         if not replace:
-            self._leaving.add(member.instance_id)
+            self.uncounted.add(member.instance_id)
         warmed = "Warmed:" if member.lifecycle_state.startswith("Warmed:") else ""
         hooks = self._hooks(member, TERMINATING)
         if hooks:
@@ -123,9 +151,18 @@ class Lifecycle:
         else:
             self._finish(member)
 
+    def drop(self, member: InstanceState) -> None:
+        """The group loses an instance at once, without its hooks."""
+        member.lifecycle_state = "Terminated"
+        group = member.auto_scaling_group
+        group.instance_states = [other for other in group.instance_states if other is not member]
+        self.forget(member.instance_id)
+        backend().ec2_backend.terminate_instances([member.instance_id])
+
     def forget(self, instance_id: str) -> None:
         """The instance left its group (or never was in one)."""
         self._waiting.pop(instance_id, None)
+        self.uncounted.discard(instance_id)
         self._gone.add(instance_id)
 
     def complete(
@@ -138,12 +175,24 @@ class Lifecycle:
         member, action = self._action(group, hook, instance_id, token)
         self.completions.append(Completion(member.instance_id, hook, result))
         self._end(member, action, result)
+        self.tick()
 
     def heartbeat(self, group: str, hook: str, instance_id: str | None, token: str | None) -> None:
         _, action = self._action(group, hook, instance_id, token)
         action.deadline = min(CLOCK.now() + action.hook.heartbeat_timeout, action.latest)
 
     def tick(self) -> None:
+        """Let everything happen that is due, and what follows from that."""
+        if self._ticking:
+            return  # whoever is at it looks again after each change
+        self._ticking = True
+        try:
+            while self._time_out() or any(part.act() for part in self._parts):
+                pass
+        finally:
+            self._ticking = False
+
+    def _time_out(self) -> bool:
         """Let the actions time out whose time has come, the oldest first."""
         now = CLOCK.now()
         due = [
@@ -154,10 +203,13 @@ class Lifecycle:
         ]
         for _, instance_id, action in sorted(due, key=lambda entry: entry[0]):
             member = self.find(instance_id)
-            if member and action.hook.name in self._waiting.get(instance_id, {}):
+            if member is None:
+                self._waiting.pop(instance_id, None)  # it was detached
+            elif action.hook.name in self._waiting.get(instance_id, {}):
                 result = action.hook.default_result
                 self.timeouts.append(Completion(instance_id, action.hook.name, result))
                 self._end(member, action, result)
+        return bool(due)
 
     def put(self, instance_id: str, state: str) -> None:
         """Put an instance into a state; a waiting one waits for the hooks of its group."""
@@ -177,7 +229,7 @@ class Lifecycle:
     # --- How ------------------------------------------------------------------------------------
 
     def _hooks(self, member: InstanceState, transition: str) -> list[LifecycleHook]:
-        hooks = _backend().describe_lifecycle_hooks(member.auto_scaling_group_name)
+        hooks = backend().describe_lifecycle_hooks(member.auto_scaling_group_name)
         return [hook for hook in hooks if hook.lifecycle_transition == transition]
 
     def _wait(self, member: InstanceState, state: str, hooks: list[LifecycleHook]) -> None:
@@ -198,8 +250,7 @@ class Lifecycle:
     def _action(
         self, group: str, hook: str, instance_id: str | None, token: str | None
     ) -> tuple[InstanceState, Waiting]:
-        if group not in _backend().autoscaling_groups:
-            raise ValidationError(f"AutoScalingGroup name not found - no such group: {group}")
+        group_named(group)
         if not instance_id and not token:
             raise ValidationError("Either an instance ID or a lifecycle action token is needed")
         for waiting_id, actions in self._waiting.items():
@@ -229,25 +280,27 @@ class Lifecycle:
 
     def _in_service(self, member: InstanceState) -> None:
         if not member.lifecycle_state.startswith("Warmed:"):
-            member.lifecycle_state = "InService"
+            member.lifecycle_state = IN_SERVICE
             return
         pool = _pool_state(member)
         member.lifecycle_state = f"Warmed:{pool}"
         if pool != "Running":
-            _backend().ec2_backend.stop_instances([member.instance_id])
+            backend().ec2_backend.stop_instances([member.instance_id])
 
     def _finish(self, member: InstanceState) -> None:
         """Terminate, remove, and fill the place again unless it was given up."""
-        member.lifecycle_state = "Terminated"
-        group = member.auto_scaling_group
-        group.instance_states = [other for other in group.instance_states if other is not member]
-        self.forget(member.instance_id)
-        _backend().ec2_backend.terminate_instances([member.instance_id])
-        refill(group)
+        self.drop(member)
+        refill(member.auto_scaling_group)
 
 
-def _backend() -> AutoScalingBackend:
+def backend() -> AutoScalingBackend:
     return autoscaling_backends[DEFAULT_ACCOUNT_ID][REGION]
+
+
+def group_named(name: str) -> FakeAutoScalingGroup:
+    if group := backend().autoscaling_groups.get(name):
+        return group
+    raise ValidationError(f"AutoScalingGroup name not found - no such group: {name}")
 
 
 def _pool_state(member: InstanceState | None) -> str:

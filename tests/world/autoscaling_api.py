@@ -1,6 +1,7 @@
 """Ties the lifecycle state machine to moto: its groups, its API, its CloudFormation resource.
 
-Importing it patches moto.
+Importing it patches moto, with all that happens to groups (launch, warm_pool, replacement, refresh,
+spot).
 """
 
 from typing import Any
@@ -16,8 +17,13 @@ from moto.autoscaling.models import (
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult, EmptyResult
 
-from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING
+from . import refresh, spot, warm_pool
+from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING, group_named
 from .patching import wrap
+from .replacement import REPLACEMENTS, policy_from
+from .warm_pool import is_warm
+
+__all__ = ["refresh", "spot", "warm_pool"]
 
 # --- Groups ---------------------------------------------------------------------------------------
 
@@ -28,38 +34,53 @@ def _active_instances(_original: Any, group: FakeAutoScalingGroup) -> list[Insta
     return LIFECYCLE.counted(group.instance_states)
 
 
-@wrap(FakeAutoScalingGroup, "replace_autoscaling_group_instances")
-def _launch(original: Any, group: FakeAutoScalingGroup, count: int, tags: dict[str, str]) -> None:
-    known = len(group.instance_states)
-    original(group, count, tags)
-    for member in group.instance_states[known:]:
-        LIFECYCLE.launched(member)
-
-
 @wrap(FakeAutoScalingGroup, "set_desired_capacity")
 def _set_desired_capacity(original: Any, group: FakeAutoScalingGroup, capacity: int | None) -> None:
     wanted = (group.min_size if capacity is None else capacity) or 0
     active = group.active_instances()
     if len(active) <= wanted:
         original(group, capacity)
-        return
-    # moto terminates at once; the group's terminating hooks come first.
-    group.desired_capacity = wanted
-    unprotected = [member for member in active if not member.protected_from_scale_in]
-    for member in unprotected[: len(active) - wanted]:
-        LIFECYCLE.terminate(member, replace=False)
+    else:
+        # moto terminates at once; the group's terminating hooks come first.
+        group.desired_capacity = wanted
+        unprotected = [member for member in active if not member.protected_from_scale_in]
+        for member in unprotected[: len(active) - wanted]:
+            LIFECYCLE.terminate(member, replace=False)
+    LIFECYCLE.tick()
+
+
+@wrap(FakeAutoScalingGroup, "update")
+def _update(original: Any, group: FakeAutoScalingGroup, **settings: Any) -> None:
+    # moto compares with all members it has: with those of a warm pool, and with one too many
+    # while one is replaced. API reference, UpdateAutoScalingGroup: without a new desired capacity
+    # the old one is kept within the new limits.
+    if settings["desired_capacity"] is None:
+        least, most = settings["min_size"], settings["max_size"]
+        kept = group.desired_capacity
+        kept = kept if least is None else max(kept, least)
+        settings["desired_capacity"] = kept if most is None else min(kept, most)
+    original(group, **settings)
 
 
 @wrap(AutoScalingBackend, "terminate_instance")
 def _terminate_instance(
     _original: Any, backend: AutoScalingBackend, instance_id: str, should_decrement: bool
 ) -> TerminateInstanceActivity:
+    """The instance goes first and its successor comes after, whatever the group's maintenance
+    policy: that is for health checks, refreshes, maximum lifetime and rebalancing, and not for
+    what a human does (user guide, "Instance maintenance policy for Auto Scaling group"; so the API
+    reference's example: "launches a replacement instance after the specified instance
+    terminates")."""
     member = _member(instance_id)
+    if is_warm(member):
+        # API reference, TerminateInstanceInAutoScalingGroup: not for those in a warm pool.
+        raise ValidationError(f"The instance {instance_id} is in a warm pool")
     group = member.auto_scaling_group
     capacity = group.desired_capacity
     if should_decrement:
         group.desired_capacity -= 1
     LIFECYCLE.terminate(member, replace=not should_decrement)
+    LIFECYCLE.tick()
     return TerminateInstanceActivity(member.instance, capacity)
 
 
@@ -67,20 +88,21 @@ def _terminate_instance(
 def _notify_terminate_instances(
     original: Any, backend: AutoScalingBackend, instance_ids: list[str]
 ) -> None:
-    for instance_id in instance_ids:
-        if LIFECYCLE.find(instance_id):
-            LIFECYCLE.forget(instance_id)
+    members = [instance_id for instance_id in instance_ids if LIFECYCLE.find(instance_id)]
     original(backend, instance_ids)
+    # Not before moto looked whose places are to be filled again.
+    for instance_id in members:
+        LIFECYCLE.forget(instance_id)
+    LIFECYCLE.tick()
 
 
 @wrap(AutoScalingBackend, "delete_auto_scaling_group")
 def _delete_auto_scaling_group(original: Any, backend: AutoScalingBackend, group_name: str) -> None:
     # Deleting a group ends its outstanding actions (Auto Scaling API, DeleteAutoScalingGroup).
     if group := backend.autoscaling_groups.get(group_name):
-        members, group.instance_states = group.instance_states, []
-        for member in members:
-            LIFECYCLE.forget(member.instance_id)
-            backend.ec2_backend.terminate_instances([member.instance_id])
+        group.warm_pool = None
+        for member in list(group.instance_states):
+            LIFECYCLE.drop(member)
     original(backend, group_name)
     for hook in backend.describe_lifecycle_hooks(group_name):
         backend.delete_lifecycle_hook(group_name, hook.name)
@@ -133,11 +155,22 @@ def _put_hooks(backend: AutoScalingBackend, group: str, specs: list[dict[str, An
 
 @wrap(AutoScalingResponse, "create_auto_scaling_group")
 def _create_auto_scaling_group(original: Any, response: AutoScalingResponse) -> ActionResult:
-    _put_hooks(
-        response.autoscaling_backend,
-        response._get_param("AutoScalingGroupName"),
-        response._get_param("LifecycleHookSpecificationList", []),
-    )
+    name = response._get_param("AutoScalingGroupName")
+    policy = policy_from(response._get_param("InstanceMaintenancePolicy"))
+    hooks = response._get_param("LifecycleHookSpecificationList", [])
+    _put_hooks(response.autoscaling_backend, name, hooks)
+    answer = original(response)
+    group_named(name).instance_maintenance_policy = policy
+    return answer
+
+
+@wrap(AutoScalingResponse, "update_auto_scaling_group")
+def _update_auto_scaling_group(original: Any, response: AutoScalingResponse) -> ActionResult:
+    settings = response._get_param("InstanceMaintenancePolicy")
+    policy = policy_from(settings)
+    if settings:
+        name = response._get_param("AutoScalingGroupName")
+        group_named(name).instance_maintenance_policy = policy
     return original(response)
 
 
@@ -152,9 +185,13 @@ def _create_from_template(
     region_name: str,
     **kwargs: Any,
 ) -> FakeAutoScalingGroup:
-    specs = cloudformation_json["Properties"].get("LifecycleHookSpecificationList", [])
-    _put_hooks(autoscaling_backends[account_id][region_name], resource_name, specs)
-    return _from_template(resource_name, cloudformation_json, account_id, region_name, **kwargs)
+    properties = cloudformation_json["Properties"]
+    policy = policy_from(properties.get("InstanceMaintenancePolicy"))
+    hooks = properties.get("LifecycleHookSpecificationList", [])
+    _put_hooks(autoscaling_backends[account_id][region_name], resource_name, hooks)
+    group = _from_template(resource_name, cloudformation_json, account_id, region_name, **kwargs)
+    group.instance_maintenance_policy = policy
+    return group
 
 
 FakeAutoScalingGroup.create_from_cloudformation_json = classmethod(_create_from_template)
@@ -188,9 +225,10 @@ def _set_instance_health(response: AutoScalingResponse) -> ActionResult:
     """moto only notes it. API reference, SetInstanceHealth: `Unhealthy` has the group replace the
     instance at once."""
     member = _member(response._get_param("InstanceId"))
-    member.health_status = response._get_param("HealthStatus")
-    if member.health_status == "Unhealthy":
-        LIFECYCLE.terminate(member, replace=True)
+    if response._get_param("HealthStatus") == "Unhealthy":
+        REPLACEMENTS.unhealthy(member)
+    else:
+        member.health_status = "Healthy"
     return EmptyResult()
 
 

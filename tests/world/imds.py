@@ -1,6 +1,7 @@
 """IMDSv2 for one instance, answered from the emulator's state (EC2 user guide,
 "Use the Instance Metadata Service" and "Instance metadata categories")."""
 
+import base64
 import json
 import secrets
 import threading
@@ -9,14 +10,17 @@ from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.instances import Instance
 
 from .autoscaling import LIFECYCLE, REGION
 from .clock import CLOCK
 from .record import ImdsCall, Recorder
+from .spot import SPOT
 from .weather import Subject, Weather
 from .wire import HttpServer, Reply, Request
 
 _ROOT = "/latest/meta-data"
+_USER_DATA = "/latest/user-data"
 _TOKEN = "x-aws-ec2-metadata-token"
 _TTL = "x-aws-ec2-metadata-token-ttl-seconds"
 
@@ -83,8 +87,16 @@ class Imds:
                 return _plain(401, "Unauthorized")
         with self._lock:
             LIFECYCLE.tick()
-            text = self._lookup(request.path)
-        return _plain(404, "Not Found") if text is None else _plain(200, text)
+            if request.path == _USER_DATA:
+                found = user_data(self.instance_id)
+            else:
+                text = self._lookup(request.path)
+                found = None if text is None else text.encode()
+        # EC2 user guide, "Access instance metadata": user data comes as octets, the rest as text.
+        kind = "application/octet-stream" if request.path == _USER_DATA else "text/plain"
+        return (
+            _plain(404, "Not Found") if found is None else Reply(200, found, {"Content-Type": kind})
+        )
 
     def _token(self, request: Request) -> Reply:
         if self.mode == "v1_only":
@@ -119,7 +131,7 @@ class Imds:
         return "\n".join(children) if children else None
 
     def _values(self) -> dict[str, str]:
-        instance = ec2_backends[DEFAULT_ACCOUNT_ID][REGION].get_instance(self.instance_id)
+        instance = _instance(self.instance_id)
         interfaces = instance.nics
         values = {
             "instance-id": instance.id,
@@ -151,6 +163,7 @@ class Imds:
             }
         if target := LIFECYCLE.target(self.instance_id):
             values["autoscaling/target-lifecycle-state"] = target
+        values |= SPOT.notices(self.instance_id)
         if self.role:
             values[f"iam/security-credentials/{self.role}"] = self._credentials()
         return values
@@ -174,6 +187,16 @@ class Imds:
 def access_key_id(instance_id: str) -> str:
     """The key ID that an instance's requests are signed with, and so their `Call.source`."""
     return "ASIA" + instance_id.removeprefix("i-")[:16].upper()
+
+
+def user_data(instance_id: str) -> bytes | None:
+    """The instance's user data as IMDS answers it, decoded; call it under the world's lock."""
+    encoded = _instance(instance_id).user_data
+    return (base64.b64decode(str(encoded)) or None) if encoded else None
+
+
+def _instance(instance_id: str) -> Instance:
+    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION].get_instance(instance_id)
 
 
 def _timestamp(when: datetime) -> str:
