@@ -1,7 +1,6 @@
 """The binary as it is shipped: static, alone in a root directory with nothing but /proc, with
 names resolved over DNS and TLS checked against a CA bundle or its own roots."""
 
-import datetime
 import ipaddress
 import shutil
 import subprocess
@@ -9,13 +8,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from dnslib import QTYPE, RR, A
-from dnslib.server import BaseResolver, DNSServer
 
 from tests.nat import Nat, Ran, binary_path
+from tests.world.authority import write_certificate
+from tests.world.names import Names
 from tests.world.scene import ZONES
 
 OWN = ZONES[0]
@@ -28,63 +24,19 @@ DNS_ADDRESS = "127.0.0.53"
 IN_ROOT = 'mount --rbind /proc "$0/proc" && exec chroot "$0" /hanat claim "$@"'
 
 
-class Names(BaseResolver):
-    """Answers for the world's names, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-
-    def resolve(self, request, handler):
-        name = str(request.q.qname).rstrip(".")
-        kind = QTYPE[request.q.qtype]
-        self.asked.append((name, kind))
-        reply = request.reply()
-        if name in (API_NAME, PROBE_NAME) and kind == "A":
-            reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A("127.0.0.1"), ttl=60))
-        return reply
-
-
 @pytest.fixture
 def dns(nat):
-    names = Names()
-    with nat.machine.entered():
-        servers = [DNSServer(names, address=DNS_ADDRESS, port=53, tcp=tcp) for tcp in (False, True)]
-    for server in servers:
-        server.start_thread()
+    names = Names({API_NAME: "127.0.0.1", PROBE_NAME: "127.0.0.1"})
+    names.serve(nat.machine, DNS_ADDRESS)
     yield names
-    for server in servers:
-        server.stop()
-        server.server.server_close()
+    names.close()
 
 
 @pytest.fixture
 def tls(tmp_path) -> tuple[Path, Path]:
     """A certificate for the API's name that is its own authority, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the world's authority")])
-    now = datetime.datetime.now(datetime.UTC)
     names = [x509.DNSName(API_NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate_file, key_file
+    return write_certificate(tmp_path, names)
 
 
 @pytest.fixture

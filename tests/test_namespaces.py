@@ -261,9 +261,10 @@ def test_a_closed_machine_is_let_go_of(nat, session):
     assert status(world.probe_url, session) == 200
 
 
-def test_a_machine_as_any_address_has_it(isolated):
+def test_a_machine_as_any_address_has_it(place):
     """The gateway is the subnet's first address, however large the subnet is."""
-    machine = Machine("02:00:00:00:be:ef", IPv4Interface("172.31.37.9/20"))
+    address = IPv4Interface("172.31.37.9/20")
+    machine = Machine("02:00:00:00:be:ef", address, place, "subnet")
     with contextlib.closing(machine), machine.netlink() as netlink:
         [route] = netlink.get_default_routes(family=socket.AF_INET)
         assert route.get("gateway") == "172.31.32.1"

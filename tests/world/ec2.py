@@ -1,15 +1,21 @@
 """Extends moto's EC2 routes and interfaces to what EC2's own documentation says of them.
 
-Importing it patches moto. It owns a route's IDs, state and errors, and an interface's lifetime,
-MAC and address.
+Importing it patches moto. It owns a route's IDs, state and errors, an interface's lifetime, MAC
+and addresses, and how often an instance booted.
 """
 
 import itertools
+from ipaddress import IPv4Address
 from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import EC2ClientError, RouteAlreadyExistsError
-from moto.ec2.models import EC2Backend, ec2_backends, elastic_network_interfaces
+from moto.ec2.models import (
+    EC2Backend,
+    ec2_backends,
+    elastic_ip_addresses,
+    elastic_network_interfaces,
+)
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.route_tables import Route, RouteTable
@@ -17,7 +23,11 @@ from moto.ec2.models.route_tables import Route, RouteTable
 from .patching import wrap
 from .reads import STALE
 
+# RFC 2544's block for benchmarks: public addresses that are nobody's.
+_FIRST_ASSIGNED, _FIRST_ELASTIC = IPv4Address("198.18.0.1"), IPv4Address("198.19.0.1")
+
 _macs = itertools.count(1)
+_assigned, _elastic = itertools.count(), itertools.count()
 
 
 def backend() -> EC2Backend:
@@ -25,8 +35,9 @@ def backend() -> EC2Backend:
 
 
 def reset() -> None:
-    global _macs
+    global _macs, _assigned, _elastic
     _macs = itertools.count(1)
+    _assigned, _elastic = itertools.count(), itertools.count()
     STALE.reset()
 
 
@@ -170,8 +181,26 @@ def _next_mac() -> str:
     return "02:00:00:" + ":".join(f"{number >> shift & 255:02x}" for shift in (16, 8, 0))
 
 
-# moto draws MACs at random, so that two interfaces may get the same.
+# moto draws MACs and public addresses at random, so that two interfaces may get the same, and
+# elastic addresses from 127.0.0.0/8.
 elastic_network_interfaces.random_mac_address = _next_mac
+elastic_network_interfaces.random_public_ip = lambda: str(_FIRST_ASSIGNED + next(_assigned))
+elastic_ip_addresses.random_ip = lambda: str(_FIRST_ELASTIC + next(_elastic))
+
+
+@wrap(EC2Backend, "associate_address")
+def _associate_address(
+    original: Any, backend: Any, *args: Any, **kwargs: Any
+) -> elastic_ip_addresses.ElasticAddress:
+    # moto leaves the address with the interface that it is taken from, too.
+    before = {address.public_ip: address.eni for address in backend.addresses}
+    address = original(backend, *args, **kwargs)
+    robbed = before.get(address.public_ip)
+    if robbed is not None and robbed is not address.eni:
+        # EC2 user guide, "Elastic IP addresses": one that had an address of EC2's gets another.
+        robbed.public_ip = None
+        robbed.check_auto_public_ip()
+    return address
 
 
 @wrap(EC2Backend, "create_network_interface")
@@ -218,3 +247,17 @@ def _terminate(original: Any, instance: Instance) -> Any:
         if interface.id in instance.ec2_backend.enis:
             instance.detach_eni(interface)
     return previous
+
+
+# --- Instances ------------------------------------------------------------------------------------
+
+
+@wrap(Instance, "reboot")
+def _reboot(original: Any, instance: Instance) -> None:
+    original(instance)
+    instance.reboots = reboots(instance) + 1
+
+
+def reboots(instance: Instance) -> int:
+    """How often it was rebooted, by EC2's API."""
+    return getattr(instance, "reboots", 0)

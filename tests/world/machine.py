@@ -12,18 +12,13 @@ MTU = 9001
 
 class Machine(Namespace):
     """`address` is the primary interface's, with the length of its subnet's prefix. The other end
-    of its cable is the VPC's router (Amazon VPC user guide, "Subnet sizing": the subnet's first
-    address), a namespace of its own that leads nowhere yet."""
+    of its cable is `port` of the VPC's router, which answers for the subnet's first address (Amazon
+    VPC user guide, "Subnet sizing")."""
 
-    def __init__(self, mac: str, address: IPv4Interface) -> None:
+    def __init__(self, mac: str, address: IPv4Interface, router: Namespace, port: str) -> None:
         super().__init__()
-        gateway = address.network[1]
-        self.router = Namespace()
-        self.add_veth(PRIMARY, self.router, "subnet", mac=mac, mtu=MTU)
-        self.router.add_address("subnet", IPv4Interface((gateway, address.network.prefixlen)))
+        self.router = router
+        self.gateway = address.network[1]
+        self.add_veth(PRIMARY, router, port, mac=mac, mtu=MTU)
         self.add_address(PRIMARY, address)
-        self.add_route("0.0.0.0/0", gateway)
-
-    def close(self) -> None:
-        super().close()
-        self.router.close()
+        self.add_route("0.0.0.0/0", self.gateway)

@@ -1,5 +1,6 @@
 """Lays out what tests start from, through the API as a user would."""
 
+import base64
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,10 @@ class Scene:
         timeout: int = 300,
         default_result: str = "ABANDON",
         name: str | None = None,
+        maintenance: tuple[int, int] | None = None,
     ) -> str:
-        """A group of one in the zone's public subnet; returns its instance."""
+        """A group of one in the zone's public subnet; returns its instance. `maintenance` are the
+        minimum and maximum healthy percentages of its maintenance policy."""
         name = name or f"nat-{zone}-{next(self._numbers)}"
         specs = []
         for wanted, hook_name, transition in (
@@ -55,6 +58,12 @@ class Scene:
                         "DefaultResult": default_result,
                     }
                 )
+        policy: dict[str, Any] = {}
+        if maintenance:
+            bounds = dict(
+                zip(("MinHealthyPercentage", "MaxHealthyPercentage"), maintenance, strict=True)
+            )
+            policy["InstanceMaintenancePolicy"] = bounds
         self.world.autoscaling.create_auto_scaling_group(
             AutoScalingGroupName=name,
             MinSize=1,
@@ -63,6 +72,7 @@ class Scene:
             VPCZoneIdentifier=self.public_subnets[zone],
             LaunchTemplate={"LaunchTemplateId": self.launch_template, "Version": "$Latest"},
             LifecycleHookSpecificationList=specs,
+            **policy,
         )
         self.groups[zone] = name
         self.nats[zone] = self.members(zone)[0]
@@ -139,16 +149,21 @@ class Scene:
         return table["RouteTableId"]
 
 
-def two_zone_vpc(world: World, nats_in_group: bool = True, hook: bool = True) -> Scene:
-    """The VPC, and with `nats_in_group` one group of one NAT instance in each zone."""
+def two_zone_vpc(
+    world: World, nats_in_group: bool = True, hook: bool = True, user_data: str | None = None
+) -> Scene:
+    """The VPC, and with `nats_in_group` one group of one NAT instance in each zone. NATs boot by
+    the user data."""
     ec2 = world.ec2
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
-    template = ec2.create_launch_template(
-        LaunchTemplateName="hanat-nat",
-        LaunchTemplateData={"ImageId": _IMAGE, "InstanceType": _INSTANCE_TYPE},
-    )["LaunchTemplate"]["LaunchTemplateId"]
+    data = {"ImageId": _IMAGE, "InstanceType": _INSTANCE_TYPE}
+    if user_data is not None:
+        data["UserData"] = base64.b64encode(user_data.encode()).decode()
+    template = ec2.create_launch_template(LaunchTemplateName="hanat-nat", LaunchTemplateData=data)[
+        "LaunchTemplate"
+    ]["LaunchTemplateId"]
     scene = Scene(world, vpc, gateway, template, public_table="")
     [scene.public_table] = scene.add_tables(1, owner=None, default="igw")
     for number, zone in enumerate(ZONES):

@@ -22,6 +22,7 @@ from moto.moto_server.werkzeug_app import (
 from . import model
 from .autoscaling import LIFECYCLE
 from .buckets import Buckets
+from .changes import CHANGES
 from .errors import ApiError, denied, error_reply, throttled
 from .record import TESTER, Call, Recorder
 from .weather import Subject, Weather
@@ -104,7 +105,10 @@ class ApiServer:
                     message = "Request would have succeeded, but DryRun flag is set."
                     raise ApiError(412, "DryRunOperation", message)
                 LIFECYCLE.tick()
-                return self._moto(service, request)
+                reply = self._moto(service, request)
+                if not action.startswith("Describe"):
+                    CHANGES.happened()
+                return reply
         except ApiError as error:
             return error_reply(service, error)
         except Exception as error:

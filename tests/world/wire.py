@@ -84,6 +84,11 @@ class HttpServer:
         bound_host = f"[{bound_host}]" if ":" in bound_host else bound_host
         return f"{'https' if tls else 'http'}://{bound_host}:{bound_port}"
 
+    def stop(self, sock: socket.socket) -> None:
+        """No longer listen on a socket that `listen` was given."""
+        with self._lock:
+            self._close([listener for listener in self._listeners if listener.sock is sock])
+
     def serve_in(self, place: Namespace) -> None:
         """Serve in this namespace too, on what is listened on now and on what will be."""
         with self._lock:

@@ -1,6 +1,7 @@
 """Ties the world together: its life, its servers, and what tests ask of it."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,10 +22,13 @@ from .autoscaling import LIFECYCLE, REGION, Completion
 from .clock import CLOCK, Clock
 from .imds import Imds, access_key_id
 from .machine import Machine
+from .namespace import Namespace
 from .probe import Probe
 from .reads import STALE
 from .record import TESTER, Call, ImdsCall, Recorder
+from .replacement import REPLACEMENTS
 from .server import ApiServer
+from .spot import SPOT
 from .weather import Effect, Rule, Weather
 
 __all__ = ["DefaultRoute", "World", "autoscaling_api"]
@@ -49,10 +53,11 @@ class World:
         self.clock: Clock = CLOCK
         self.url = ""
         self._port = port
-        self._lock = threading.RLock()
+        # Held whenever the emulator's state is looked at or changed.
+        self.lock = threading.RLock()
         self._recorder = Recorder()
         self._weather = Weather()
-        self._api = ApiServer(self._lock, self._recorder, self._weather)
+        self._api = ApiServer(self.lock, self._recorder, self._weather)
         self._imds: dict[str, Imds] = {}
         self._machines: dict[str, Machine] = {}
         self.probe = Probe()
@@ -89,7 +94,7 @@ class World:
         self._close_instances()
         if self.probe.url:
             self.probe.reset()
-        with self._lock:
+        with self.lock:
             BackendDict.reset()
             CLOCK.reset()
             LIFECYCLE.reset()
@@ -100,6 +105,10 @@ class World:
     def listen(self, **where: Any) -> str:
         """Serve the APIs on another socket too (host, port, tls=(certificate, key), sock)."""
         return self._api.http.listen(**where)
+
+    def stop_listening(self, sock: socket.socket) -> None:
+        """No longer on a socket that `listen` was given."""
+        self._api.http.stop(sock)
 
     # --- What tests hold ------------------------------------------------------------------------
 
@@ -135,20 +144,24 @@ class World:
     def imds(self, instance_id: str, **where: Any) -> Imds:
         """The instance's metadata service, started at the first call (host, port, sock)."""
         if instance_id not in self._imds:
-            imds = Imds(instance_id, self._lock, self._recorder, self._weather)
+            imds = Imds(instance_id, self.lock, self._recorder, self._weather)
             imds.listen(**where)
             self._imds[instance_id] = imds
         return self._imds[instance_id]
 
     def machine(self, instance_id: str) -> Machine:
         """The instance's network namespace, made at the first call: its primary interface as EC2
-        describes it, and on loopback the world, under the URLs that it has here."""
+        describes it, and on loopback the world, under the URLs that it has here. Its router leads
+        nowhere else; in a VPC (vpc/) that is otherwise."""
         if instance_id not in self._machines:
-            with self._lock:
+            with self.lock:
                 interface = ec2.backend().get_instance(instance_id).nics[0]
                 prefix = interface.subnet.cidr_block.partition("/")[2]
             address = IPv4Interface(f"{interface.private_ip_address}/{prefix}")
-            machine = Machine(interface.mac_address, address)
+            router = Namespace()
+            machine = Machine(interface.mac_address, address, router, "subnet")
+            gateway = IPv4Interface((machine.gateway, address.network.prefixlen))
+            router.add_address("subnet", gateway)
             self._machines[instance_id] = machine
             for http in (self._api.http, self.probe.http, self.imds(instance_id).http):
                 http.serve_in(machine)
@@ -217,49 +230,73 @@ class World:
         self._api.denials.pop(action, None)
 
     def bucket(self, action: str, capacity: float, refill: float) -> None:
-        with self._lock:
+        with self.lock:
             self._api.buckets.set(action, capacity, refill)
 
     def stale_reads(
         self, seconds: float | None = None, reads: int | None = None, interfaces: bool = False
     ) -> None:
         """From now on a change shows only after so long or so many reads; neither: at once."""
-        with self._lock:
+        with self.lock:
             STALE.set(seconds, reads, interfaces)
 
     # --- Auto Scaling ---------------------------------------------------------------------------
 
     @property
     def completions(self) -> list[Completion]:
-        with self._lock:
+        with self.lock:
             return list(LIFECYCLE.completions)
 
     @property
     def timeouts(self) -> list[Completion]:
         """The actions that nobody completed in time, with the hook's default result."""
-        with self._lock:
+        with self.lock:
             LIFECYCLE.tick()
             return list(LIFECYCLE.timeouts)
 
     def lifecycle(self, instance_id: str) -> str | None:
         """The lifecycle state; "Terminated" after its group let it go, None outside groups."""
-        with self._lock:
+        with self.lock:
             LIFECYCLE.tick()
             return LIFECYCLE.state(instance_id)
 
     def set_lifecycle_state(self, instance_id: str, state: str) -> None:
-        with self._lock:
+        with self.lock:
             LIFECYCLE.put(instance_id, state)
+
+    def lifecycles(self) -> dict[str, tuple[str, str]]:
+        """Every member of a group, those of warm pools included: (group, lifecycle state)."""
+        with self.lock:
+            LIFECYCLE.tick()
+            return {
+                member.instance_id: (member.auto_scaling_group_name, member.lifecycle_state)
+                for member in LIFECYCLE.members()
+            }
+
+    def impair(self, instance_id: str, noticed_after: float) -> None:
+        """The instance's status checks fail from now on; its group notices so much later."""
+        with self.lock:
+            REPLACEMENTS.impair(instance_id, noticed_after)
+
+    def reclaim_spot(self, instance_id: str, notice: float = 120.0) -> None:
+        """EC2 announces to the instance that it will be terminated, and then does so."""
+        with self.lock:
+            SPOT.reclaim(instance_id, notice)
+
+    def recommend_rebalance(self, instance_id: str) -> None:
+        """EC2 tells the instance that it is at risk of being reclaimed."""
+        with self.lock:
+            SPOT.recommend_rebalance(instance_id)
 
     def replace_while_terminating(self, yes: bool) -> None:
         """Whether a replacement launches while the old instance waits in Terminating:Wait."""
-        with self._lock:
+        with self.lock:
             LIFECYCLE.replace_while_terminating = yes
 
     # --- Routes ---------------------------------------------------------------------------------
 
     def default_route(self, table_id: str) -> DefaultRoute | None:
-        with self._lock:
+        with self.lock:
             table: RouteTable = ec2.backend().get_route_table(table_id)
             for route in table.routes:
                 if route.destination_cidr_block == "0.0.0.0/0":
@@ -277,3 +314,4 @@ class World:
             self._api.http.leave(machine)
             self.probe.http.leave(machine)
             machine.close()
+            machine.router.close()

@@ -1,0 +1,203 @@
+"""What clients lose when NATs come and go: scenes on packets, played by the shipped binary."""
+
+import time
+
+import pytest
+
+from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
+from tests.world.scene import ZONES
+from tests.world.vpc.probe import Report
+
+OWN, OTHER = ZONES
+# Long enough to tell one from the other, and from what a busy machine takes.
+DETECTION, BOOT, PROPAGATION = 0.7, 0.5, 1.0
+
+
+@pytest.fixture
+def stage(isolated, world, request):
+    """Two zones, with the parameters that a test gives by `@pytest.mark.parametrize("stage", …)`"""
+    with TwoZones(world, **getattr(request, "param", {})) as stage:
+        yield stage
+
+
+def one_zone(**parameters):
+    return pytest.mark.parametrize("stage", [{"zones": [OWN], **parameters}], indirect=True)
+
+
+def two_zones(**parameters):
+    return pytest.mark.parametrize("stage", [parameters], indirect=True)
+
+
+def assert_nothing_lost(report: Report) -> None:
+    assert (report.failed, report.lost, report.outages) == (0, 0, ()), report
+    # One may be under way at the moment when the route changes: no NAT knows another's.
+    assert report.cut <= 1, report
+    assert report.exchanges > 0
+    assert report.datagrams > 0
+
+
+@one_zone(boot_time=BOOT)
+def test_first_launch(stage):
+    """The client has no way out until the NAT has booted and claimed."""
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        [nat] = stage.launch()
+        probe.wait_connected()
+        report = probe.stop()
+    assert stage.vpc.wait_booted(nat).code == 0, stage.vpc.log(nat)
+    assert report.addresses == (stage.public(nat),)
+    assert report.outage >= BOOT, "from the beginning until the claim"
+    assert report.broken == 0
+    assert set(stage.vpc.internet.host.seen()["http"]) == {stage.public(nat)}
+
+
+@one_zone(boot_time=BOOT)
+def test_reboot(stage):
+    """The kernel forgets everything; the route and the instance stay."""
+    [nat] = stage.launch()
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        stage.world.ec2.reboot_instances(InstanceIds=[nat])
+        assert stage.vpc.wait_booted(nat).code == 0, stage.vpc.log(nat)
+        probe.wait_connected()
+        report = probe.stop()
+    assert report.outage >= BOOT
+    assert report.failed > 0
+    assert report.broken == 1, "nobody knows the connection any more"
+    assert report.addresses == (stage.public(nat),)
+    assert stage.routed_to(OWN) == nat
+    assert "nothing to do" in stage.vpc.log(nat).splitlines()[-1]
+    assert [c.result for c in stage.world.completions] == ["CONTINUE"], "at the first boot"
+
+
+@one_zone(boot_time=BOOT)
+def test_replacement_after_sudden_death(stage):
+    [nat] = stage.launch()
+    before = stage.public(nat)
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        stage.vpc.kill(nat, noticed_after=DETECTION)
+        successor = stage.serving(OWN, other_than=nat)
+        probe.wait_connected()
+        report = probe.stop()
+    assert stage.vpc.wait_booted(successor).code == 0, stage.vpc.log(successor)
+    assert report.addresses == (before, stage.public(successor))
+    assert report.outage >= DETECTION + BOOT
+    assert report.broken == 1
+
+
+@one_zone(api_latency=0.05)
+def test_refresh_that_launches_before_it_terminates(stage):
+    """The old NAT serves until the new one does."""
+    [nat] = stage.launch(maintenance=LAUNCH_FIRST)
+    before = stage.public(nat)
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        stage.refresh(OWN)
+        successor = stage.serving(OWN, other_than=nat)
+        stage.wait_off(nat)
+        probe.wait_connected()
+        report = probe.stop()
+    assert_nothing_lost(report)
+    assert report.addresses == (before, stage.public(successor))
+    assert report.broken == 1, "the new NAT does not know the old one's connections"
+
+
+@two_zones(boot_time=BOOT)
+def test_two_zones_at_once(stage):
+    """Both NATs die; each successor takes its own zone's table, and no other."""
+    nats = dict(zip(ZONES, stage.launch(), strict=True))
+    before = {zone: stage.public(nat) for zone, nat in nats.items()}
+    stage.wait_connected()
+    with stage.probes() as probes:
+        for probe in probes.values():
+            probe.wait_connected()
+        for nat in nats.values():
+            stage.vpc.kill(nat, noticed_after=DETECTION)
+        successors = {zone: stage.serving(zone, other_than=nats[zone]) for zone in ZONES}
+        for probe in probes.values():
+            probe.wait_connected()
+        reports = stop_all(probes)
+    for zone, report in reports.items():
+        assert report.addresses == (before[zone], stage.public(successors[zone]))
+        assert report.outage >= DETECTION + BOOT
+        assert stage.vpc.picture.instances[successors[zone]].zone == zone
+    assert Report.of_all(reports.values()).broken == 2
+
+
+@one_zone(propagation=PROPAGATION)
+def test_a_route_that_takes_its_time(stage):
+    """It is claimed, EC2 says so, and still packets go nowhere for a second."""
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        [nat] = stage.launch()
+        served = time.monotonic()
+        probe.wait_connected()
+        report = probe.stop()
+    assert report.addresses == (stage.public(nat),)
+    assert max(outage.end for outage in report.outages) > served
+
+
+@one_zone(propagation=PROPAGATION)
+def test_a_terminating_hook_covers_a_route_that_takes_its_time(stage):
+    """While the hook holds the old NAT, it forwards what still comes to it."""
+    [nat] = stage.launch(maintenance=LAUNCH_FIRST, terminating_hook=True, timeout=300)
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        stage.refresh(OWN)
+        successor = stage.serving(OWN, other_than=nat)
+        probe.wait_seen_as(stage.public(successor))
+        stage.world.clock.advance(300)
+        stage.wait_off(nat)
+        probe.wait_connected()
+        report = probe.stop()
+    assert_nothing_lost(report)
+
+
+@one_zone()
+def test_reclaim_by_hand_that_finds_nothing_to_do(stage):
+    [nat] = stage.launch()
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        for _ in range(3):
+            ran = stage.vpc.instance(nat).run("hanat", "claim")
+            assert ran.returncode == 0, ran.stderr
+            assert "nothing to do" in ran.stdout
+        probe.wait_connected()
+        report = probe.stop()
+    assert_nothing_lost(report)
+    assert report.broken == 0
+    assert report.addresses == (stage.public(nat),)
+
+
+@two_zones()
+def test_reclaim_by_hand_from_a_stand_in(stage):
+    """The other zone's NAT had the table; both forward all the while."""
+    own, other = stage.launch()
+    stage.wait_connected()
+    with stage.probes() as probes:
+        probe = probes[OWN]
+        probe.wait_connected()
+        stage.world.ec2.replace_route(
+            RouteTableId=stage.scene.private_tables[OWN],
+            DestinationCidrBlock="0.0.0.0/0",
+            NetworkInterfaceId=stage.scene.interface(other),
+        )
+        probe.wait_seen_as(stage.public(other))
+        ran = stage.vpc.instance(own).run("hanat", "claim")
+        assert ran.returncode == 0, ran.stderr
+        probe.wait_seen_as(stage.public(own))
+        reports = stop_all(probes)
+    assert_nothing_lost(reports[OWN])
+    assert_nothing_lost(reports[OTHER])
+    assert reports[OTHER].broken == 0

@@ -1,0 +1,159 @@
+"""An instance that is on: a network namespace, processes of its own, a boot.
+
+What runs on it finds what it would on EC2: its metadata at 169.254.169.254, a resolver, AWS's
+endpoints on the Internet under their own names. It shares files with everybody else.
+"""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.world.machine import PRIMARY, Machine
+
+from .picture import Described
+from .router import Port, Router, port_name
+
+# Its first process, whose end is everybody's (pid_namespaces(7)). It mounts what is the instance's
+# own, then waits for the end of its input, which comes when the world ends, however it does.
+_INIT = """
+mount --bind "$0" /etc/resolv.conf || exit
+# Where a container hides parts of /proc, none can be mounted; the outer one does.
+mount -t proc proc /proc 2>/dev/null
+echo up
+exec cat >/dev/null
+"""
+_OWN = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--"]
+
+_NAMESPACES = {
+    "net": "net",
+    "mount": "mnt",
+    "uts": "uts",
+    "ipc": "ipc",
+    # Of its children: unshare itself stays in the one that it was started in.
+    "pid": "pid_for_children",
+}
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the instance's user data did. Times by time.monotonic()."""
+
+    started: float
+    ended: float
+    code: int
+
+
+class Instance:
+    def __init__(
+        self, about: Described, router: Router, resolv_conf: Path, env: Mapping[str, str]
+    ) -> None:
+        """`env` is what every program finds in its environment."""
+        self.about = about
+        self.port = Port(port_name(about.instance), about.address, about.subnet, about.mac)
+        self.place = Machine(about.mac, about.address, router, self.port.name)
+        # None until its user data has run to its end.
+        self.boot: Boot | None = None
+        self.alive = True
+        self._router = router
+        self._env = dict(env)
+        self._started: list[subprocess.Popen[str]] = []
+        self._over = threading.Event()
+        self._boot: threading.Thread | None = None
+        router.plug(self.port, self.place)
+        with self.place.entered():
+            self._init = subprocess.Popen(
+                [*_OWN, "sh", "-c", _INIT, resolv_conf],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        said = self._init.stdout.readline() if self._init.stdout else ""
+        if said != "up\n":
+            self.close()
+            raise RuntimeError(f"{about.instance} does not start: {said}")
+
+    # --- What runs on it ------------------------------------------------------------------------
+
+    def within(self) -> list[str]:
+        """What starts a program on it."""
+        ns = f"/proc/{self._init.pid}/ns"
+        shared = [f"--{kind}={ns}/{file}" for kind, file in _NAMESPACES.items()]
+        return ["nsenter", *shared, "--"]
+
+    def start(
+        self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, **how: Any
+    ) -> subprocess.Popen[str]:
+        """`how` is for Popen."""
+        process = subprocess.Popen(
+            [*self.within(), *command],
+            env={**self._env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            text=True,
+            **how,
+        )
+        self._started = [known for known in self._started if known.poll() is None] + [process]
+        return process
+
+    def run(
+        self, *command: str | Path, env: Mapping[str, str] | None = None, timeout: float = 150
+    ) -> subprocess.CompletedProcess[str]:
+        with self.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def run_at_boot(self, script: Path, log: Path, after: float) -> None:
+        """So many seconds from now, run what the instance boots with."""
+        self._boot = threading.Thread(target=self._run_at_boot, args=(script, log, after))
+        self._boot.start()
+
+    def _run_at_boot(self, script: Path, log: Path, after: float) -> None:
+        if self._over.wait(after):
+            return
+        started = time.monotonic()
+        with log.open("ab") as output:
+            process = self.start([script], stdout=output, stderr=output)
+        code = process.wait()
+        self.boot = Boot(started, time.monotonic(), code)
+
+    # --- What becomes of it ---------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Without notice: its processes and its forwarding stop. EC2 knows nothing of it."""
+        self.alive = False
+        self._end_processes()
+        self.place.set_link(PRIMARY, state="down")
+
+    def stop(self) -> None:
+        """Every process stands still."""
+        self._signal("STOP")
+
+    def go_on(self) -> None:
+        self._signal("CONT")
+        for process in self._started:
+            # nsenter stands still when what it has started does.
+            process.send_signal(signal.SIGCONT)
+
+    def _signal(self, name: str) -> None:
+        self.run("sh", "-c", f"kill -{name} -1", timeout=10)
+
+    def close(self) -> None:
+        self._end_processes()
+        self._router.unplug(self.port.name)
+        self.place.close()
+
+    def _end_processes(self) -> None:
+        self._over.set()
+        with self._init:
+            self._init.kill()
+        if self._boot:
+            self._boot.join()

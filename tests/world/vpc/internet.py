@@ -1,0 +1,62 @@
+"""The Internet beyond the gateway: a host that clients talk to, AWS's endpoints, and whatever else
+has a name."""
+
+import socket
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from cryptography import x509
+
+from tests.world.authority import write_certificate
+from tests.world.autoscaling import REGION
+from tests.world.namespace import Namespace
+from tests.world.world import World
+
+from .internet_host import InternetHost
+
+# RFC 5737's blocks for documentation: nobody's.
+HOST, _AWS, _PROBED = "203.0.113.10", "198.51.100.10", "198.51.100.20"
+NAMES = {
+    f"ec2.{REGION}.amazonaws.com": _AWS,
+    f"autoscaling.{REGION}.amazonaws.com": _AWS,
+    "checkip.amazonaws.com": _PROBED,
+    "www.example.com": _PROBED,
+}
+
+
+class Internet(Namespace):
+    """`world` answers in it as AWS does, by HTTPS, and so do the pages that an egress probe asks
+    for."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        """Puts the certificate that clients must trust into the folder."""
+        super().__init__()
+        for address in (HOST, _AWS, _PROBED):
+            self.add_address("lo", IPv4Interface(address))
+        self.host = InternetHost(self, HOST)
+        self.certificate, key = write_certificate(folder, [x509.DNSName(name) for name in NAMES])
+        tls = str(self.certificate), str(key)
+        self._world = world
+        self._aws, self._probed = (bound_socket(self, address, 443) for address in (_AWS, _PROBED))
+        world.listen(sock=self._aws, tls=tls)
+        world.probe.http.listen(sock=self._probed, tls=tls)
+
+    def close(self) -> None:
+        self._world.stop_listening(self._aws)
+        self._world.probe.http.stop(self._probed)
+        self.host.close()
+        super().close()
+
+
+def bound_socket(
+    namespace: Namespace, address: str, port: int, interface: str | None = None
+) -> socket.socket:
+    """Bound, in the namespace, to an address that it has; with `interface`, reached by that one
+    alone."""
+    with namespace.entered():
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if interface:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.bind((address, port))
+    return sock
