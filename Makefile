@@ -45,8 +45,12 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 .PHONY: demo
-demo: $(BINARY) .venv/ready ## Build, then watch a NAT claim its routes in an emulated VPC
+demo: $(BINARY) .venv/ready ## Build, then watch NATs come and go in an emulated VPC
 	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.demo
+
+.PHONY: lab
+lab: $(BINARY) .venv/ready ## An emulated VPC to play with: kill NATs, cut them off, look around
+	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.lab
 
 .PHONY: test
 test: $(BINARY) .venv/ready ## Build, then run all tests: Rust's units, and the binary from outside

@@ -1,75 +1,141 @@
-"""`make demo`: an emulated VPC, a NAT instance that its group launches, and `hanat claim` run as
-that instance, with the route tables before and after."""
+"""`make demo`: NATs come and go in a VPC of two zones, made of network namespaces around an
+emulated AWS, and clients measure what they lose of it."""
 
-import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from tests.isolate import isolate_or_exit
-from tests.nat import Nat, binary_path
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests import api_demo
+from tests.isolate import isolate, refusal
+from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
+from tests.view import View, shown
 from tests.world import World
-from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
+from tests.world.scene import ZONES
+from tests.world.vpc.probe import Report
+
+# Seconds, and shorter than on EC2.
+API_LATENCY, BOOT, DETECTION = 0.05, 2.0, 2.0
+ZONE_A, ZONE_B = ZONES
+# The scene in which nothing is to be lost.
+REFRESH = 1
 
 
-def say(text: str) -> None:
-    print(f"\n== {text}", flush=True)
+@dataclass(frozen=True)
+class Outcome:
+    """Of a scene. Times by time.monotonic()."""
+
+    name: str
+    started: float
+    ended: float
+    reports: Mapping[str, Report]
 
 
-def show_tables(scene: Scene) -> None:
-    tables = scene.world.ec2.describe_route_tables(
-        Filters=[{"Name": "vpc-id", "Values": [scene.vpc]}]
-    )["RouteTables"]
-    subnets = scene.world.ec2.describe_subnets()["Subnets"]
-    blocks = {subnet["SubnetId"]: subnet["CidrBlock"] for subnet in subnets}
-    print(f"   {'ROUTE TABLE':<23}{'TAG':<18}{'SUBNETS':<26}DEFAULT ROUTE")
-    for table in tables:
-        if any(association["Main"] for association in table["Associations"]):
-            continue
-        tags = " ".join(f"{tag['Key']}={tag['Value']}" for tag in table["Tags"])
-        served = ", ".join(blocks[a["SubnetId"]] for a in table["Associations"])
-        route = scene.world.default_route(table["RouteTableId"])
-        target = route.target if route else "none"
-        if route and route.instance:
-            target = f"{route.instance}/{route.target} ({route.state})"
-        print(f"   {table['RouteTableId']:<23}{tags or '-':<18}{served or '-':<26}{target}")
+class Demo:
+    def __init__(self, stage: TwoZones, view: View, console: Console) -> None:
+        self._stage = stage
+        self._view = view
+        self._console = console
+        self.outcome: list[Outcome] = []
+
+    def play(self) -> None:
+        stage = self._stage
+        with self._scene("first launch", "two groups launch a NAT each", connected=False):
+            nats = dict(zip(ZONES, stage.launch(maintenance=LAUNCH_FIRST), strict=True))
+        with self._scene(
+            "refresh in zone a",
+            "the group of zone a replaces its NAT, and launches before it terminates",
+        ):
+            stage.refresh(ZONE_A)
+            stage.serving(ZONE_A, other_than=nats[ZONE_A])
+            stage.wait_off(nats[ZONE_A])
+        with self._scene("sudden death in zone b", "the NAT of zone b dies without notice"):
+            stage.vpc.kill(nats[ZONE_B], noticed_after=DETECTION)
+            stage.serving(ZONE_B, other_than=nats[ZONE_B])
+
+    @contextmanager
+    def _scene(self, name: str, what: str, connected: bool = True) -> Iterator[None]:
+        """Measured from when all clients get through, if they do, until they do (again)."""
+        with self._stage.probes() as probes:
+            self._view.probes = probes
+            if connected:
+                for probe in probes.values():
+                    probe.wait_connected()
+            self._console.print(f"[bold]== {what}[/bold]")
+            started = time.monotonic()
+            yield
+            for probe in probes.values():
+                probe.wait_connected()
+            self._view.probes = {}
+            self.outcome.append(Outcome(name, started, time.monotonic(), stop_all(probes)))
 
 
-def claim(nat: Nat) -> int:
-    print("   $ hanat claim", flush=True)
-    with nat.machine.entered():
-        return subprocess.run([binary_path(), "claim"], env=nat.env, check=False).returncode
+def measured(outcome: Sequence[Outcome]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in (
+        "what happened",
+        "client",
+        "longest outage",
+        "new connections failed",
+        "datagrams lost",
+        "connections broken",
+    ):
+        table.add_column(column, no_wrap=True)
+    for scene in outcome:
+        name = scene.name
+        for zone, report in scene.reports.items():
+            table.add_row(
+                name,
+                f"client-{zone[-1]}",
+                f"{report.outage:.2f} s" if report.outages else "none",
+                f"{report.failed} of {report.exchanges}",
+                f"{report.lost} of {report.datagrams}",
+                f"{report.broken}",
+            )
+            name = ""
+    return table
+
+
+def timeline(scene: Outcome, view: View) -> Iterator[Text]:
+    """What happened to NATs and routes, from the beginning of the scene."""
+    for event in view.stage.vpc.events:
+        if scene.started <= event.at <= scene.ended:
+            yield view.line(event, since=scene.started)
 
 
 def main() -> int:
-    isolate_or_exit()
-    say("starting an emulated AWS on loopback")
-    with World() as world:
-        say("a VPC of two zones, each with a public and a private subnet; every private subnet's")
-        print("   route table is tagged with its zone, and has no way out yet")
-        scene = two_zone_vpc(world, nats_in_group=False)
-        scene.add_tables(1, owner="any")
-        show_tables(scene)
-
-        zone = ZONES[0]
-        say(f"an Auto Scaling group launches a NAT instance in {zone}")
-        nat = Nat(scene, scene.launch_group(zone))
-        print(f"   {nat.instance} is {nat.state}: the hook {HOOK} holds the launch until")
-        print("   somebody says that the instance works")
-
-        say(f"{nat.instance} boots and runs, with nothing configured by ID:")
-        code = claim(nat)
-
-        say("afterwards")
-        show_tables(scene)
-        print(f"   {nat.instance} is {nat.state}")
-
-        say("run by hand again, it finds nothing to do:")
-        again = claim(nat)
-
-        claimed = nat.owns(scene.private_tables[zone]) and nat.state == "InService"
-        if code or again or not claimed:
-            say("the demo FAILED: see above")
-            return 1
-        say(f"done: the private subnet of {zone} goes out through its NAT")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    if not isolate():
+        console.print(f"Packets take network namespaces, which are not to be had: {refusal()}.")
+        console.print("Run it as root to see them. Without, this is what the API shows:")
+        return api_demo.main(console)
+    console.print("== a VPC of two zones comes up; the private subnets' tables are tagged NATAZ")
+    with World() as world, TwoZones(world, api_latency=API_LATENCY, boot_time=BOOT) as stage:
+        view = View(stage)
+        demo = Demo(stage, view, console)
+        with shown(view, console):
+            demo.play()
+        for scene in demo.outcome if console.is_terminal else ():
+            console.print(f"[bold]== {scene.name}[/bold]")
+            console.print(*timeline(scene, view), sep="\n")
+    console.print("\n[bold]== what the clients measured[/bold]")
+    console.print(measured(demo.outcome))
+    console.print(
+        f"   A boot takes {BOOT:g} s here, its group notices a death after {DETECTION:g} s, an API "
+        f"call takes {API_LATENCY * 1000:.0f} ms."
+    )
+    refreshed = Report.of_all(demo.outcome[REFRESH].reports.values())
+    if refreshed.failed or refreshed.lost:
+        console.print("== the demo FAILED: a refresh is to lose nothing")
+        return 1
+    console.print("   `make lab` is such a VPC to play with.")
     return 0
 
 

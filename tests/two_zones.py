@@ -91,6 +91,15 @@ class TwoZones:
     def refresh(self, zone: str) -> None:
         self.world.autoscaling.start_instance_refresh(AutoScalingGroupName=self.group(zone))
 
+    def terminate(self, zone: str) -> None:
+        """Has the zone's group replace the NAT that serves it, which it terminates first."""
+        serving = self._serving(zone)
+        if serving is None:
+            raise LookupError(f"no NAT serves {zone}")
+        self.world.autoscaling.terminate_instance_in_auto_scaling_group(
+            InstanceId=serving, ShouldDecrementDesiredCapacity=False
+        )
+
     # --- Clients --------------------------------------------------------------------------------
 
     def client_id(self, zone: str) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Instance:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                # What is typed to stop the world is for the world.
+                start_new_session=True,
             )
         said = self._init.stdout.readline() if self._init.stdout else ""
         if said != "up\n":
@@ -89,11 +91,11 @@ class Instance:
     def start(
         self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, **how: Any
     ) -> subprocess.Popen[str]:
-        """`how` is for Popen."""
+        """`how` is for Popen; without it there is no input."""
+        how.setdefault("stdin", subprocess.DEVNULL)
         process = subprocess.Popen(
             [*self.within(), *command],
             env={**self._env, **(env or {})},
-            stdin=subprocess.DEVNULL,
             text=True,
             **how,
         )
@@ -111,19 +113,27 @@ class Instance:
                 raise
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
-    def run_at_boot(self, script: Path, log: Path, after: float) -> None:
-        """So many seconds from now, run what the instance boots with."""
-        self._boot = threading.Thread(target=self._run_at_boot, args=(script, log, after))
+    def run_at_boot(
+        self, script: Path, log: Path, after: float, tell: Callable[[str], None]
+    ) -> None:
+        """So many seconds from now, run what the instance boots with; `tell` is told of it."""
+        arguments = script, log, after, tell
+        self._boot = threading.Thread(target=self._run_at_boot, args=arguments)
         self._boot.start()
 
-    def _run_at_boot(self, script: Path, log: Path, after: float) -> None:
+    def _run_at_boot(
+        self, script: Path, log: Path, after: float, tell: Callable[[str], None]
+    ) -> None:
         if self._over.wait(after):
             return
         started = time.monotonic()
+        tell("has booted, runs its user data")
         with log.open("ab") as output:
-            process = self.start([script], stdout=output, stderr=output)
+            process = self.start([script], stdout=output, stderr=output, start_new_session=True)
         code = process.wait()
         self.boot = Boot(started, time.monotonic(), code)
+        if self.alive:
+            tell(f"user data ended with exit code {code}")
 
     # --- What becomes of it ---------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ in force before the call that makes it is answered.
 """
 
 import contextlib
+import functools
 import os
 import queue
 import socket
@@ -87,8 +88,8 @@ class Vpc:
             stack.callback(self.router.close)
             self.internet = Internet(self.world, self.folder)
             stack.callback(self.internet.close)
-            self._gateway = InternetGateway(self.router, UPLINK, self.internet)
-            stack.callback(self._gateway.close)
+            self.gateway = InternetGateway(self.router, UPLINK, self.internet)
+            stack.callback(self.gateway.close)
             stack.callback(Names(NAMES).serve(self.router, str(DNS)).close)
             self.faults = Faults(self.router)
             stack.callback(self._close_instances)
@@ -124,6 +125,10 @@ class Vpc:
     def picture(self) -> Picture:
         """What EC2 and Auto Scaling say now."""
         return self._picture
+
+    def running(self, instance_id: str) -> Instance | None:
+        """None for one that is not on (yet, or any more)."""
+        return self._instances.get(instance_id)
 
     def instance(self, instance_id: str) -> Instance:
         """Waits until it is on."""
@@ -216,7 +221,7 @@ class Vpc:
         for block in set(now.blocks) - set(before.blocks):
             self.router.own(block)
         if (now.blocks, now.public) != (before.blocks, before.public):
-            self._gateway.map(now.blocks, now.public)
+            self.gateway.map(now.blocks, now.public)
         if now.checked != before.checked:
             self.router.check(now.checked)
         if now.routes != before.routes:
@@ -277,7 +282,8 @@ class Vpc:
             script = self.folder / about.instance
             script.write_bytes(user_data)
             script.chmod(0o700)
-            instance.run_at_boot(script, self._log(about.instance), self.boot_time)
+            tell = functools.partial(self.tell, about.instance)
+            instance.run_at_boot(script, self._log(about.instance), self.boot_time, tell)
         self._instances[about.instance] = instance
 
     def _close_instance(self, instance: Instance) -> None:
