@@ -110,23 +110,21 @@ class Lab(cmd.Cmd):
     def do_run(self, line: str) -> None:
         """run NAME COMMAND…: on an instance, or in the router, gateway or internet"""
         name, _, command = line.partition(" ")
-        self._within(name, ["sh", "-c", command])
+        if code := self._within(name, ["sh", "-c", command]):
+            raise RuntimeError(f"exit code {code}")
 
     def do_shell(self, name: str) -> None:
         """shell NAME: on an instance, or in the router, gateway or internet"""
         self._within(name, [os.environ.get("SHELL", "/bin/sh")])
 
-    def _within(self, name: str, command: list[str]) -> None:
+    def _within(self, name: str, command: list[str]) -> int:
         shared = {key: os.environ[key] for key in ("HOME", "TERM") if key in os.environ}
         if place := self._places.get(name):
             with place.entered():
-                code = subprocess.call(command)
-        else:
-            instance = self._stage.vpc.instance(self._view.find(name))
-            with instance.start(command, shared, stdin=None) as process:
-                code = process.wait()
-        if code:
-            raise RuntimeError(f"exit code {code}")
+                return subprocess.call(command)
+        instance = self._stage.vpc.instance(self._view.find(name))
+        with instance.start(command, shared, stdin=None) as process:
+            return process.wait()
 
     # --- The prompt itself ----------------------------------------------------------------------
 

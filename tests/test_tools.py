@@ -118,22 +118,24 @@ def test_the_lab_without_root():
     assert_failed_over(run("tests.lab", *AT_ONCE, typed=FAILOVER, within=within))
 
 
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        ("kill nat-z", "there is no nat-z; there are: client-a"),
-        ("kill", "wrong number of words"),
-        ("refresh z", "which zone? a, b"),
-        ("cut nat-a everything", "uplink or peers"),
-        ("jump", "no such command: jump"),
-        ("run nat-a exit 7", "exit code 7"),
-    ],
-)
-def test_a_mistake_in_the_lab(typed, said):
-    done = run("tests.lab", *AT_ONCE, typed=f"{typed}\nstatus\n")
-    assert done.returncode == 1
-    assert f"error: {said}" in done.stdout.replace("cut what? ", "")
-    assert "client-a" in done.stdout.partition("error: ")[2], "it goes on"
+def test_mistakes_in_the_lab():
+    """Each is told of, and it goes on."""
+    mistakes = {
+        "kill nat-z": "there is no nat-z; there are: client-a",
+        "kill": "wrong number of words",
+        "kill nat-a soon": "could not convert string to float: 'soon'",
+        "refresh z": "which zone? a, b",
+        "cut nat-a everything": "cut what? uplink or peers",
+        "jump": "no such command: jump",
+        "run nat-a exit 7": "exit code 7",
+    }
+    done = run("tests.lab", *AT_ONCE, typed="\n".join([*mistakes, "status", ""]))
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(said) == len(mistakes), said
+    for line, expected in zip(said, mistakes.values(), strict=True):
+        assert line.startswith(f"error: {expected}")
+    assert "private-a" in done.stdout.rpartition("error: ")[2], "the status"
 
 
 def test_a_lab_that_is_killed_leaves_nothing():
