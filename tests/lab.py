@@ -17,8 +17,8 @@ from tests.view import View
 from tests.world import World
 from tests.world.namespace import Namespace
 
-# How long a group takes to notice that an instance is dead; on EC2 it is minutes.
-DETECTION = 3.0
+# Seconds that a group takes to notice that an instance is dead; on EC2 it is minutes.
+DETECTION = "3"
 
 
 class Lab(cmd.Cmd):
@@ -70,7 +70,7 @@ class Lab(cmd.Cmd):
 
     def do_kill(self, line: str) -> None:
         """kill NAME [SECONDS]: an instance dies; its group notices so many seconds later (or 3)"""
-        name, seconds = _words(line, 1, "3")
+        name, seconds = _words(line, 1, DETECTION)
         self._stage.vpc.kill(self._view.find(name), noticed_after=float(seconds))
 
     def do_reboot(self, name: str) -> None:
