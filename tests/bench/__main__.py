@@ -16,6 +16,7 @@ from tests.world.world import World
 from .kernel import set_up
 from .launch import Measured, measure
 from .limit import TABLES, against_the_limit
+from .outages import what_clients_lose
 from .stage import LATENCY, JobNotDone, Stage, hanat, script
 from .text import heading, seconds
 
@@ -43,6 +44,7 @@ def main() -> int:
             faster = against_the_script(world)
             ratio, ran = against_the_limit(world)
             kernel_wall, kernel_cpu = set_up(world)
+            on_packets = what_clients_lose(world)
         after = binary.stat()
         if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
             # As a build meanwhile does: the figures would be of two programs.
@@ -59,6 +61,8 @@ def main() -> int:
     target(f"{kernel_cpu * 1e3:.2f} ms of CPU for the kernel", "≤ 5 ms", kernel_cpu <= 0.005)
     target(f"{peak / MIB:.1f} MiB of memory", "≤ 16 MiB", peak <= 16 * MIB)
     target(f"{size / MIB:.2f} MiB of binary", "≤ 6 MiB", size <= 6 * MIB)
+    for measured in on_packets:
+        target(*measured)
     return 0
 
 

@@ -154,9 +154,12 @@ class Vpc:
         return log.read_text() if log.exists() else ""
 
     def _boot(self, instance_id: str) -> Boot | None:
-        instance, about = self._instances.get(instance_id), self._picture.instances[instance_id]
-        # It may be on its way down for a reboot.
-        return instance.boot if instance and instance.about.boot == about.boot else None
+        instance = self._instances.get(instance_id)
+        about = self._picture.instances.get(instance_id)
+        # It may be on its way down, for a reboot or for good.
+        if instance is None or about is None or instance.about.boot != about.boot:
+            return None
+        return instance.boot
 
     def _log(self, instance_id: str) -> Path:
         return self.folder / f"{instance_id}.log"
@@ -216,8 +219,6 @@ class Vpc:
         if now == before:
             return
         self._picture = now
-        for subject, text in differences(before, now):
-            self.tell(subject, text)
         for block in set(now.blocks) - set(before.blocks):
             self.router.own(block)
         if (now.blocks, now.public) != (before.blocks, before.public):
@@ -229,6 +230,8 @@ class Vpc:
                 self._routes.put((time.monotonic() + self.propagation, now))
             else:
                 self.router.follow(now.ports)
+        for subject, text in differences(before, now):
+            self.tell(subject, text)
         self._instances_changed.set()
 
     def _follow_routes(self) -> None:
