@@ -122,7 +122,7 @@ impl Run<'_> {
         }
         if warmed {
             tracing::info!("on the way into the warm pool: nothing is claimed");
-            return Ok(());
+            return kernel;
         }
         if steps.is_empty() && !self.settings.allow_none {
             bail!(

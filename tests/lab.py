@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 
-from botocore.exceptions import ClientError
 from rich.console import Console
 
 from tests.isolate import isolate_or_exit
@@ -19,6 +18,17 @@ from tests.world.namespace import Namespace
 
 # Seconds that a group takes to notice that an instance is dead; on EC2 it is minutes.
 DETECTION = "3"
+# As what runs on an instance, what runs elsewhere leaves nothing behind.
+_ENDS_WITH_US = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--",
+]
 
 
 class Lab(cmd.Cmd):
@@ -41,8 +51,9 @@ class Lab(cmd.Cmd):
 
     def do_status(self, _: str) -> None:
         """status: route tables, NATs, clients"""
-        for table in (self._view.tables(), self._view.nats(), self._view.clients()):
-            self._console.print(table)
+        self._console.print(self._view.tables())
+        self._console.print(self._view.nats())
+        self._console.print(self._view.clients(self._view.probes))
 
     def do_events(self, _: str) -> None:
         """events: all that happened"""
@@ -74,8 +85,12 @@ class Lab(cmd.Cmd):
         self._stage.vpc.kill(self._view.find(name), noticed_after=float(seconds))
 
     def do_reboot(self, name: str) -> None:
-        """reboot NAME"""
-        self._stage.world.ec2.reboot_instances(InstanceIds=[self._view.find(name)])
+        """reboot NAME: a NAT"""
+        nats = self._stage.vpc.picture.lifecycles
+        if (instance := self._view.find(name)) not in nats:
+            # Its probe would stay behind in what it was.
+            raise ValueError(f"{name} is no NAT")
+        self._stage.world.ec2.reboot_instances(InstanceIds=[instance])
 
     def do_cut(self, line: str) -> None:
         """cut NAME [uplink|peers]: no way to the Internet any more (or to the other NATs)"""
@@ -91,6 +106,8 @@ class Lab(cmd.Cmd):
     def do_lose(self, line: str) -> None:
         """lose NAME PERCENT: so much of its packets"""
         name, percent = _words(line, 2)
+        if not 0 <= float(percent) <= 100:
+            raise ValueError(f"{percent} is no percentage")
         self._stage.vpc.lose(self._view.find(name), float(percent) / 100)
 
     def do_freeze(self, name: str) -> None:
@@ -121,7 +138,7 @@ class Lab(cmd.Cmd):
         shared = {key: os.environ[key] for key in ("HOME", "TERM") if key in os.environ}
         if place := self._places.get(name):
             with place.entered():
-                return subprocess.call(command)
+                return subprocess.call([*_ENDS_WITH_US, *command])
         instance = self._stage.vpc.instance(self._view.find(name))
         with instance.start(command, shared, stdin=None) as process:
             return process.wait()
@@ -143,13 +160,17 @@ class Lab(cmd.Cmd):
     def onecmd(self, line: str) -> bool:
         try:
             return bool(super().onecmd(line))
-        except (ClientError, LookupError, ValueError, RuntimeError, TimeoutError) as error:
+        except KeyboardInterrupt:
+            # It ends what is waited for, not the lab.
+            self._console.print()
+            return False
+        except Exception as error:
             self._console.print(f"error: {error}", markup=False)
             self.failed = True
             return False
 
     def completedefault(self, text: str, *_: object) -> list[str]:
-        return [name for name in [*self._view.names(), *self._places] if name.startswith(text)]
+        return [name for name in [*self._view.instances(), *self._places] if name.startswith(text)]
 
     def _zone(self, letter: str) -> str:
         for zone in self._stage.zones:

@@ -252,6 +252,13 @@ def test_a_dry_run_without_the_right_to_shows_the_tables_all_the_same(nat):
     assert nat.changes == {}
 
 
+def test_a_dry_run_on_the_way_into_a_warm_pool_fails_without_the_right_to(nat):
+    nat.world.set_lifecycle_state(nat.instance, "Warmed:Pending:Wait")
+    ran = nat.claim("--dry-run", within=without_net_admin())
+    assert ran.code == 1, ran
+    assert "CAP_NET_ADMIN" in ran.error
+
+
 def test_read_only_settings(nat):
     ran = nat.claim(within=with_read_only("/proc/sys"))
     refused(nat, ran, "setting net.ipv4.ip_forward to 1", "Read-only file system")

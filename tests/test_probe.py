@@ -297,7 +297,7 @@ def test_an_answer_that_comes_late_is_none(server, client):
         time.sleep(0.5)
         late.sendto(first + b" 192.0.2.1", source)
         # Once one is in time, those that are not have been read.
-        while probe.status.answered is None:
+        while probe.status.address is None:
             later, source = late.recvfrom(100)
             late.sendto(later + b" 192.0.2.2", source)
         report = probe.stop()
@@ -320,7 +320,7 @@ def test_who_is_never_answered_is_told_so(server, client, host, probe):
     probe.start().wait_connected(PATIENCE)
     host.close()
     until(lambda: probe.status.at > probe.status.answered + 0.5)
-    with pytest.raises(TimeoutError, match=f"client-a: .* {SERVER} .* 0.1 s .* as {CLIENT}, was"):
+    with pytest.raises(TimeoutError, match=f"client-a: .* {SERVER} .* 0.1 s; .* as {CLIENT}, 0"):
         probe.wait_connected(timeout=0.1)
     probe.close()
     with pytest.raises(RuntimeError, match="client-a: the prober ended"):
@@ -337,9 +337,11 @@ def test_a_host_that_cannot_listen(server, client, host, capfd):
 
 def test_a_report_says_it_in_a_line():
     outages = (Outage("exchange", 10.0, 11.234), Outage("datagram", 10.5, 10.6))
-    one = Report("client-a", 10.0, 500, 4, 3, 1000, 12, 2, 1, ("54.0.0.1", "54.0.0.2"), outages)
-    other = Report("client-b", 9.0, 450, 0, 1, 900, 0, 1, 0, ("54.0.0.2", "54.0.0.3"), ())
-    nobody = Report("client-c", 0.0, 0, 0, 0, 0, 0, 0, 0, (), ())
+    one = Report(
+        "client-a", 10.0, 0.02, 500, 4, 3, 1000, 12, 2, 1, ("54.0.0.1", "54.0.0.2"), outages
+    )
+    other = Report("client-b", 9.0, 0.05, 450, 0, 1, 900, 0, 1, 0, ("54.0.0.2", "54.0.0.3"), ())
+    nobody = Report("client-c", 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, (), ())
     assert str(one) == (
         "client-a: longest outage 1.23 s, 4 of 500 exchanges failed, 3 cut short, "
         "12 of 1000 datagrams lost, 1 connection broken, seen as 54.0.0.1, 54.0.0.2"
@@ -349,4 +351,5 @@ def test_a_report_says_it_in_a_line():
         "12 of 1900 datagrams lost, 1 connection broken, seen as 54.0.0.1, 54.0.0.2, 54.0.0.3"
     )
     assert Report.of_all([one, other]).seconds == 10.0
+    assert Report.of_all([one, other]).pause == 0.05
     assert str(nobody).endswith("0 connections broken, never answered")

@@ -1,7 +1,5 @@
 """What clients lose when NATs come and go: scenes on packets, played by the shipped binary."""
 
-import time
-
 import pytest
 
 from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
@@ -30,8 +28,8 @@ def two_zones(**parameters):
 
 def assert_nothing_lost(report: Report) -> None:
     assert (report.failed, report.lost, report.outages) == (0, 0, ()), report
-    # One may be under way at the moment when the route changes: no NAT knows another's.
-    assert report.cut <= 1, report
+    # Those under way at the moment when the route changes: no NAT knows another's connections.
+    assert report.cut <= 5, report
     assert report.exchanges > 0
     assert report.datagrams > 0
 
@@ -72,7 +70,7 @@ def test_reboot(stage):
     assert [c.result for c in stage.world.completions] == ["CONTINUE"], "at the first boot"
 
 
-@one_zone(boot_time=BOOT)
+@one_zone(boot_time=BOOT, api_latency=0.05)
 def test_replacement_after_sudden_death(stage):
     [nat] = stage.launch()
     before = stage.public(nat)
@@ -84,10 +82,13 @@ def test_replacement_after_sudden_death(stage):
         successor = stage.serving(OWN, other_than=nat)
         probe.wait_connected()
         report = probe.stop()
-    assert stage.vpc.wait_booted(successor).code == 0, stage.vpc.log(successor)
+    boot = stage.vpc.wait_booted(successor)
+    assert boot.code == 0, stage.vpc.log(successor)
     assert report.addresses == (before, stage.public(successor))
     assert report.outage >= DETECTION + BOOT
     assert report.broken == 1
+    # The claim's own share; how short it is, `make bench` measures.
+    assert stage.routed_at(successor) - boot.started < 5
 
 
 @one_zone(api_latency=0.05)
@@ -137,11 +138,12 @@ def test_a_route_that_takes_its_time(stage):
     with stage.probes() as probes:
         probe = probes[OWN]
         [nat] = stage.launch()
-        served = time.monotonic()
         probe.wait_connected()
         report = probe.stop()
     assert report.addresses == (stage.public(nat),)
-    assert max(outage.end for outage in report.outages) > served
+    for outage in report.outages:
+        # A packet is no earlier than its probe.
+        assert outage.end > stage.routed_at(nat) + PROPAGATION - 0.1
 
 
 @one_zone(propagation=PROPAGATION)

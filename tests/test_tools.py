@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,7 @@ def test_labs_side_by_side():
 
 
 def test_the_lab_without_root():
-    """In a user namespace, which is how it isolates itself from the start then."""
+    """In a user namespace, with the rights that one has there and no others."""
     within = ["unshare", "--user", "--map-root-user", "--"]
     allowed = subprocess.run([*within, "true"], capture_output=True, text=True)
     if allowed.returncode:
@@ -122,6 +123,9 @@ def test_mistakes_in_the_lab():
     """Each is told of, and it goes on."""
     mistakes = {
         "kill nat-z": "there is no nat-z; there are: client-a",
+        "kill private-a": "there is no private-a",
+        "reboot client-a": "client-a is no NAT",
+        "lose nat-a -5": "-5 is no percentage",
         "kill": "wrong number of words",
         "kill nat-a soon": "could not convert string to float: 'soon'",
         "refresh z": "which zone? a, b",
@@ -147,14 +151,16 @@ def test_a_lab_that_is_killed_leaves_nothing():
         stdout=subprocess.PIPE,
         text=True,
     ) as lab:
-        lab.stdin.write("run nat-a sleep 1000 & echo sleeps; sleep 1000\n")
+        lab.stdin.write("run nat-a sleep 1000 >/dev/null &\n")
+        lab.stdin.write("run router sleep 1000 & echo sleeps; sleep 1000\n")
         lab.stdin.flush()
         assert any(line == "sleeps\n" for line in lab.stdout)
         left = descendants(lab.pid)
+        [folder] = Path(tempfile.gettempdir()).glob(f"hanat-vpc-{lab.pid}-*")
         assert {"sleep", "cat"} <= {name for _, name in left}
         lab.kill()
     deadline = time.monotonic() + 10
-    while alive := left & processes().keys():
+    while alive := left & processes().keys() or folder.exists():
         assert time.monotonic() < deadline, alive
         time.sleep(0.01)
 

@@ -41,13 +41,15 @@ class TwoZones:
     def __enter__(self) -> Self:
         if self._api_latency:
             self.world.weather("*", Latency(self._api_latency))
-        self.vpc.__enter__()
-        for zone in self.zones:
-            self._clients[zone] = self.launch_client(self.scene.private_subnets[zone])
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.vpc)
+            for zone in self.zones:
+                self._clients[zone] = self.launch_client(self.scene.private_subnets[zone])
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.vpc.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def launch_client(self, subnet: str) -> str:
         instance = self.scene.launch_instance(subnet)
@@ -65,7 +67,12 @@ class TwoZones:
     def serving(self, zone: str, other_than: str = "", timeout: float = 30.0) -> str:
         """Waits for an instance of the zone's group that is in service and that the zone's private
         subnet goes out by."""
-        self.vpc.wait_until(lambda: self._serving(zone) not in (None, other_than), timeout)
+        try:
+            self.vpc.wait_until(lambda: self._serving(zone) not in (None, other_than), timeout)
+        except TimeoutError as error:
+            instances = self.vpc.picture.lifecycles
+            said = "".join(f"\n{instance}: {self.vpc.log(instance)}" for instance in instances)
+            raise TimeoutError(f"no NAT serves {zone} within {timeout:g} s{said}") from error
         serving = self._serving(zone)
         assert serving
         return serving
@@ -81,6 +88,11 @@ class TwoZones:
     def routed_to(self, zone: str) -> str | None:
         """Where the default route of the zone's private subnet leads."""
         return self.vpc.picture.routes[self.scene.private_subnets[zone]].get("0.0.0.0/0")
+
+    def routed_at(self, instance: str) -> float:
+        """When a private subnet's default route was last turned to it, by time.monotonic()."""
+        text = f"default route leads to {instance}"
+        return max(event.at for event in self.vpc.events if event.text == text)
 
     def public(self, instance: str) -> str | None:
         return self.vpc.picture.instances[instance].public

@@ -33,6 +33,7 @@ class View:
         self.probes: Mapping[str, Probe] = {}
         self._names: dict[str, str] = {}
         self._history: dict[str, collections.deque[bool]] = {}
+        self._sampled = 0.0
 
     # --- Names ----------------------------------------------------------------------------------
 
@@ -42,16 +43,15 @@ class View:
         return self._names.get(subject, subject)
 
     def find(self, name: str) -> str:
-        """The ID that has this name, or is it."""
-        self._learn()
-        for subject, known in self._names.items():
-            if name in (known, subject):
-                return subject
-        raise LookupError(f"there is no {name}; there are: {', '.join(self._names.values())}")
+        """The instance that has this name."""
+        instances = self.instances()
+        if name not in instances:
+            raise LookupError(f"there is no {name}; there are: {', '.join(instances)}")
+        return instances[name]
 
-    def names(self) -> list[str]:
-        self._learn()
-        return list(self._names.values())
+    def instances(self) -> dict[str, str]:
+        """Those that are on, by name."""
+        return {self.name(instance): instance for instance in self.stage.vpc.picture.instances}
 
     def readable(self, text: str) -> str:
         return _ID.sub(lambda found: self.name(found[0]), text)
@@ -73,7 +73,11 @@ class View:
     # --- Pictures -------------------------------------------------------------------------------
 
     def __rich__(self) -> RenderableType:
-        return Group(self.tables(), self.nats(), self.clients(), self.events(_EVENTS))
+        probes = self.probes
+        self._sample(probes)
+        return Group(
+            self.tables(), self.nats(), self.clients(probes, self._history), self.events(_EVENTS)
+        )
 
     def tables(self) -> Table:
         table = _table("route table", "tag", "subnet", "default route")
@@ -101,21 +105,33 @@ class View:
             table.add_row("none yet")
         return table
 
-    def clients(self) -> Table:
-        table = _table(
-            "client", "gets through", "seen as", f"the last {_HISTORY * _INTERVAL:.0f} s"
-        )
+    def clients(
+        self,
+        probes: Mapping[str, Probe],
+        history: Mapping[str, collections.deque[bool]] | None = None,
+    ) -> Table:
+        """`probes` by zone; where one is missing its client is not looked at now."""
+        table = _table("client", "gets through", "seen as")
+        if history is not None:
+            table.add_column(f"the last {_HISTORY * _INTERVAL:.0f} s", no_wrap=True)
         for zone in self.stage.zones:
-            history = self._history.setdefault(zone, collections.deque(maxlen=_HISTORY))
-            state, seen_as = Text("not measured"), "-"
-            if probe := self.probes.get(zone):
-                up, address = self.is_up(zone), probe.status and probe.status.address
-                state = Text("yes", "green") if up else Text("no", "red")
-                seen_as = address or "-"
-                history.append(up)
-            bar = Text.assemble(*(("█", "green") if up else ("░", "red") for up in history))
-            table.add_row(f"client-{zone[-1]}", state, seen_as, bar)
+            row = [f"client-{zone[-1]}", Text("not measured"), "-"]
+            if probe := probes.get(zone):
+                row[1] = Text("yes", "green") if gets_through(probe) else Text("no", "red")
+                row[2] = (probe.status and probe.status.address) or "-"
+            if history is not None:
+                known = history.get(zone, ())
+                row.append(Text.assemble(*(("█", "green") if up else ("░", "red") for up in known)))
+            table.add_row(*row)
         return table
+
+    def _sample(self, probes: Mapping[str, Probe]) -> None:
+        """It may be drawn more often than that."""
+        if time.monotonic() - self._sampled > 0.9 * _INTERVAL:
+            self._sampled = time.monotonic()
+            for zone, probe in probes.items():
+                history = self._history.setdefault(zone, collections.deque(maxlen=_HISTORY))
+                history.append(gets_through(probe))
 
     def _doing(self, instance: str) -> Text:
         match self.stage.vpc.running(instance):
@@ -136,11 +152,10 @@ class View:
         when = f"{event.at - (self.started if since is None else since):7.2f} s  "
         return Text(f"{when}{self.name(event.subject):<12}{self.readable(event.text)}")
 
-    def is_up(self, zone: str) -> bool:
-        """Whether its client gets through."""
-        status = self.probes[zone].status
-        answered = status.answered if status else None
-        return answered is not None and time.monotonic() - answered < _SILENCE
+
+def gets_through(probe: Probe) -> bool:
+    answered = probe.status.answered if probe.status else None
+    return answered is not None and time.monotonic() - answered < _SILENCE
 
 
 @contextlib.contextmanager
@@ -164,13 +179,15 @@ def _print_lines(view: View, console: Console, over: threading.Event) -> None:
     printed, up = 0, dict.fromkeys(view.stage.zones, False)
     while True:
         last = over.wait(_INTERVAL)
-        events = view.stage.vpc.events
-        for event in events[printed:]:
+        # First, because what they show may be a consequence of the events.
+        now_up = {zone: gets_through(probe) for zone, probe in view.probes.items()}
+        events = view.stage.vpc.events[printed:]
+        for event in events:
             console.print(view.line(event))
-        printed = len(events)
-        for zone in list(view.probes):
-            if view.is_up(zone) != up[zone]:
-                up[zone] = not up[zone]
+        printed += len(events)
+        for zone, gets in now_up.items():
+            if gets != up[zone]:
+                up[zone] = gets
                 how = "gets through" if up[zone] else "does not get through any more"
                 now = Event(time.monotonic(), view.stage.client_id(zone), how)
                 console.print(view.line(now))

@@ -25,6 +25,8 @@ RUNS = 3
 # Seconds.
 BOOT, DETECTION = 1.0, 1.0
 ROUTE_CHANGES = 50
+# Between a probe's datagrams.
+TICK = 0.01
 
 # What was measured, the target, whether it is met.
 Target = tuple[str, str, bool]
@@ -57,8 +59,8 @@ BY_HAND = Program("script", user_data(), 255)
 
 @dataclass(frozen=True)
 class Life:
-    """What one group went through. Times in seconds; `_own` is from the start of the user data: to
-    the first answer, for the death to the route, which is the claim's share."""
+    """What one group went through. Times in seconds; `_own` is from the start of the user data to
+    the end of the outage, which is the claim's share."""
 
     launch: float
     launch_own: float
@@ -91,7 +93,7 @@ _ROWS: list[tuple[str, Callable[[Life], float], Callable[[Sequence[float]], str]
     ("  connections broken", lambda life: life.refresh.broken, _count),
     ("  longest outage", lambda life: life.refresh.outage, seconds),
     ("sudden death: longest outage", lambda life: life.death.outage, seconds),
-    ("  of it from user data to route", lambda life: life.death_own, seconds),
+    ("  of it since the user data started", lambda life: life.death_own, seconds),
     ("  connections broken", lambda life: life.death.broken, _count),
 ]
 
@@ -122,7 +124,8 @@ def _targets(lives: Sequence[Life]) -> list[Target]:
     # Of all runs: a loss is no less of one for not being the median.
     failed = sum(life.refresh.failed for life in lives)
     lost = sum(life.refresh.lost for life in lives)
-    outage = max(life.refresh.outage for life in lives)
+    # No shorter than what the probe itself may have missed.
+    outage = max(max(life.refresh.outage, life.refresh.pause - TICK) for life in lives)
     return [
         (f"{own:.2f} s of a sudden death's outage are the claim's", "≤ 0.5 s", own <= 0.5),
         (f"{failed} exchanges failed during refreshes", "0", failed == 0),
@@ -141,9 +144,7 @@ def live(world: World, program: Program) -> Life:
         try:
             return play.run()
         except TimeoutError as error:
-            nats = dict.fromkeys(event.subject for event in stage.vpc.events)
-            said = "".join(map(stage.vpc.log, nats))
-            raise JobNotDone(f"{program.name}: {error}; it said:\n{said}") from error
+            raise JobNotDone(f"{program.name}: {error}") from error
 
 
 class _Play:
@@ -195,13 +196,7 @@ class _Play:
             probe.wait_connected()
             report = probe.stop()
         boot = self._booted(successor)
-        subnet = self._stage.scene.private_subnets[ZONE]
-        routed = next(
-            event.at
-            for event in self._stage.vpc.events
-            if (event.subject, event.text) == (subnet, f"default route leads to {successor}")
-        )
-        return report, routed - boot.started
+        return report, _over(report) - boot.started
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Probe]:

@@ -255,9 +255,17 @@ def _terminate(original: Any, instance: Instance) -> Any:
 @wrap(Instance, "reboot")
 def _reboot(original: Any, instance: Instance) -> None:
     original(instance)
-    instance.reboots = reboots(instance) + 1
+    instance.boots = boots(instance) + 1
 
 
-def reboots(instance: Instance) -> int:
-    """How often it was rebooted, by EC2's API."""
-    return getattr(instance, "reboots", 0)
+@wrap(Instance, "start")
+def _start(original: Any, instance: Instance) -> Any:
+    previous = original(instance)
+    if previous.name != "running":
+        instance.boots = boots(instance) + 1
+    return previous
+
+
+def boots(instance: Instance) -> int:
+    """How often it was rebooted or started, after its launch."""
+    return getattr(instance, "boots", 0)

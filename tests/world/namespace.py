@@ -96,7 +96,9 @@ class Namespace:
             return file.read().strip()
 
     def close(self) -> None:
-        os.close(self._fd)
+        # A number that is used again is another file's.
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 def _current() -> int:

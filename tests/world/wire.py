@@ -147,9 +147,13 @@ class HttpServer:
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if listener.context:
-                conn = listener.context.wrap_socket(raw, server_side=True)
+                conn = listener.context.wrap_socket(
+                    raw, server_side=True, do_handshake_on_connect=False
+                )
+                # It takes the file over from `raw`; now it can be cut, even in its handshake.
                 with self._lock:
                     self._connections[conn] = listener
+                conn.do_handshake()
             buffer = b""
             while (read := _read_request(conn, buffer)) is not None:
                 request, buffer = read

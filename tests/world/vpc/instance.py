@@ -4,6 +4,7 @@ What runs on it finds what it would on EC2: its metadata at 169.254.169.254, a r
 endpoints on the Internet under their own names. It shares files with everybody else.
 """
 
+import contextlib
 import signal
 import subprocess
 import threading
@@ -59,34 +60,43 @@ class Instance:
         # None until its user data has run to its end.
         self.boot: Boot | None = None
         self.alive = True
-        self._router = router
         self._env = dict(env)
+        # Held while it is killed or closed.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._started_lock = threading.Lock()
         self._started: list[subprocess.Popen[str]] = []
         self._over = threading.Event()
         self._boot: threading.Thread | None = None
-        router.plug(self.port, self.place)
-        with self.place.entered():
-            self._init = subprocess.Popen(
-                [*_OWN, "sh", "-c", _INIT, resolv_conf],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                # What is typed to stop the world is for the world.
-                start_new_session=True,
-            )
-        said = self._init.stdout.readline() if self._init.stdout else ""
-        if said != "up\n":
-            self.close()
-            raise RuntimeError(f"{about.instance} does not start: {said}")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.place.close)
+            router.plug(self.port, self.place)
+            stack.callback(router.unplug, self.port.name)
+            with self.place.entered():
+                self._init = subprocess.Popen(
+                    [*_OWN, "sh", "-c", _INIT, resolv_conf],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    # What is typed to stop the world is for the world.
+                    start_new_session=True,
+                )
+            stack.callback(self._end_processes)
+            said = self._init.stdout.readline() if self._init.stdout else ""
+            if said != "up\n":
+                raise RuntimeError(f"{about.instance} does not start: {said}")
+            self._stack = stack.pop_all()
 
     # --- What runs on it ------------------------------------------------------------------------
 
     def within(self) -> list[str]:
-        """What starts a program on it."""
+        """What starts a program on it. It ends with the thread that starts it, at the latest."""
         ns = f"/proc/{self._init.pid}/ns"
         shared = [f"--{kind}={ns}/{file}" for kind, file in _NAMESPACES.items()]
-        return ["nsenter", *shared, "--"]
+        # The program ends with the instance. nsenter, outside, would be left when it stands still,
+        # which it does as soon as the program does.
+        return ["setpriv", "--pdeathsig", "KILL", "nsenter", *shared, "--"]
 
     def start(
         self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, **how: Any
@@ -99,7 +109,9 @@ class Instance:
             text=True,
             **how,
         )
-        self._started = [known for known in self._started if known.poll() is None] + [process]
+        with self._started_lock:
+            self._started = [known for known in self._started if known.poll() is None]
+            self._started.append(process)
         return process
 
     def run(
@@ -139,31 +151,37 @@ class Instance:
 
     def kill(self) -> None:
         """Without notice: its processes and its forwarding stop. EC2 knows nothing of it."""
-        self.alive = False
-        self._end_processes()
-        self.place.set_link(PRIMARY, state="down")
+        with self._lock:
+            if not self._closed:
+                self.alive = False
+                self._end_processes()
+                self.place.set_link(PRIMARY, state="down")
 
-    def stop(self) -> None:
+    def freeze(self) -> None:
         """Every process stands still."""
         self._signal("STOP")
 
-    def go_on(self) -> None:
+    def thaw(self) -> None:
         self._signal("CONT")
-        for process in self._started:
-            # nsenter stands still when what it has started does.
-            process.send_signal(signal.SIGCONT)
+        with self._started_lock:
+            for process in self._started:
+                # nsenter stands still when what it has started does.
+                process.send_signal(signal.SIGCONT)
 
     def _signal(self, name: str) -> None:
         self.run("sh", "-c", f"kill -{name} -1", timeout=10)
 
     def close(self) -> None:
-        self._end_processes()
-        self._router.unplug(self.port.name)
-        self.place.close()
+        with self._lock:
+            self._closed = True
+            self._stack.close()
 
     def _end_processes(self) -> None:
         self._over.set()
         with self._init:
             self._init.kill()
+        with self._started_lock:
+            for process in self._started:
+                process.kill()
         if self._boot:
             self._boot.join()

@@ -49,12 +49,16 @@ class Internet(Namespace):
 
 
 def bound_socket(
-    namespace: Namespace, address: str, port: int, interface: str | None = None
+    namespace: Namespace,
+    address: str,
+    port: int,
+    interface: str | None = None,
+    kind: int = socket.SOCK_STREAM,
 ) -> socket.socket:
     """Bound, in the namespace, to an address that it has; with `interface`, reached by that one
     alone."""
     with namespace.entered():
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET, kind)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if interface:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())

@@ -28,7 +28,7 @@ class Described:
     public: str | None
     # Whether the source/destination check is on.
     checked: bool
-    # Another number after each reboot.
+    # Another number after each reboot and start.
     boot: int
 
 
@@ -116,7 +116,7 @@ def _described(instance: Instance) -> Described:
         IPv4Interface(f"{nic.private_ip_address}/{length}"),
         nic.public_ip,
         nic.source_dest_check,
-        ec2.reboots(instance),
+        ec2.boots(instance),
     )
 
 
@@ -152,4 +152,6 @@ def _target(route: Route, instances: dict[str, Described]) -> str | None:
         return (
             instance.instance if instance and instance.mac == route.interface.mac_address else None
         )
-    return INTERNET if route.gateway is not None else None
+    # Others, such as a virtual private gateway, lead to what is not there.
+    internet = route.gateway is not None and route.gateway.id.startswith("igw-")
+    return INTERNET if internet else None

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,7 @@ class Status:
     """All times are `time.monotonic()`."""
 
     at: float
-    # When the newest of what was answered was sent.
+    # Since when everything is answered: an exchange that was sent then or later, and a datagram.
     answered: float | None
     # The newest address that the internet saw.
     address: str | None
@@ -46,6 +47,8 @@ class Report:
     client: str
     # From the start to the stop.
     seconds: float
+    # The longest time in which it sent nothing, kept from running: an outage may hide in it.
+    pause: float
     exchanges: int
     # Of the exchanges: no connection was made; one was made, and broke before its answer came.
     failed: int
@@ -66,6 +69,7 @@ class Report:
         return cls(
             client="all",
             seconds=max((one.seconds for one in every), default=0.0),
+            pause=max((one.pause for one in every), default=0.0),
             exchanges=sum(one.exchanges for one in every),
             failed=sum(one.failed for one in every),
             cut=sum(one.cut for one in every),
@@ -126,7 +130,7 @@ class Probe:
         self.close()
 
     def wait_connected(self, timeout: float = 30.0) -> None:
-        """Until something is answered that was sent after this call."""
+        """Until an exchange and a datagram are answered that were sent after this call."""
         called = time.monotonic()
         with self._news:
             self._news.wait_for(lambda: self._was_answered(called) or self._has_ended, timeout)
@@ -134,13 +138,13 @@ class Probe:
                 return
             if self._has_ended:
                 raise RuntimeError(f"{self.name}: the prober ended before it was answered")
-        last = "nothing ever was"
+        last = "they never were"
         if self.status and self.status.answered is not None:
             ago = called - self.status.answered
-            last = f"the last that was, as {self.status.address}, was sent {ago:.2f} s before"
+            last = f"the last that were, as {self.status.address}, {ago:.2f} s before"
         raise TimeoutError(
-            f"{self.name}: nothing that was sent to {self._server} in the last {timeout:g} s "
-            f"was answered; {last}"
+            f"{self.name}: not both an exchange with {self._server} and a datagram were answered "
+            f"in the last {timeout:g} s; {last}"
         )
 
     def wait_seen_as(self, address: str, timeout: float = 30.0) -> None:
@@ -198,6 +202,7 @@ class Probe:
         return Report(
             client=self.name,
             seconds=stopped - message["started"],
+            pause=_pause(datagrams),
             exchanges=len(exchanges),
             failed=_count(exchanges, "lost"),
             cut=_count(exchanges, "cut"),
@@ -211,6 +216,10 @@ class Probe:
                 *_outages("datagram", datagrams, stopped),
             ),
         )
+
+
+def _pause(every: list[tuple[float, str]]) -> float:
+    return max((after - before for (before, _), (after, _) in pairwise(every)), default=0.0)
 
 
 def _count(every: list[tuple[float, str]], fate: str) -> int:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Hashable, Iterator
 
 # A datagram with each tick; an exchange and a message on the long-lived connection by turns.
 TICK = 0.01
+# Exchanges and datagrams.
+KINDS = 2
 STATUS_INTERVAL = 0.1
 RECONNECT_INTERVAL = 0.1
 # Who is awake for longer than this at a time was kept from running.
@@ -78,20 +80,27 @@ class Loop:
 
 
 class Answers:
-    """The newest answer, by when its question was sent."""
+    """The newest answers, by when their questions were sent."""
 
     def __init__(self) -> None:
-        self.newest: float | None = None
+        self.newest: dict[Hashable, float] = {}
         self.address: str | None = None
         self.addresses: list[str] = []
         self.is_news = False
 
-    def add(self, sent: float, address: str) -> None:
+    def add(self, kind: Hashable, sent: float, address: str) -> None:
         if address not in self.addresses:
             self.addresses.append(address)
-        if self.newest is None or sent > self.newest:
-            self.is_news |= address != self.address
-            self.newest, self.address = sent, address
+        newest = max(self.newest.values(), default=0.0)
+        # An address, or a kind, that is answered for the first time.
+        self.is_news |= kind not in self.newest or (sent > newest and address != self.address)
+        if sent > newest:
+            self.address = address
+        self.newest[kind] = max(sent, self.newest.get(kind, 0.0))
+
+    def all_since(self, kinds: int) -> float | None:
+        """Everything of that many kinds has an answer to something sent then, or later."""
+        return min(self.newest.values()) if len(self.newest) == kinds else None
 
 
 # What becomes of what was sent. CUT: a connection was made, and then it broke.
@@ -118,7 +127,7 @@ class Sent:
     def answer(self, number: int, address: str) -> None:
         sent, _ = self.all[number]
         self.all[number] = sent, ANSWERED
-        self._answers.add(sent, address)
+        self._answers.add(self, sent, address)
 
 
 class Exchanges:
@@ -142,8 +151,13 @@ class Exchanges:
         request = f"GET /{number} HTTP/1.1\r\nHost: {self._server}\r\nConnection: close\r\n\r\n"
         answer = b""
         with contextlib.suppress(OSError):
-            sock.send(request.encode())
-            self.sent.connect(number)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # A connection that is made may be reset before this is read.
+            if error in (0, errno.ECONNRESET, errno.EPIPE):
+                self.sent.connect(number)
+            if error:
+                raise OSError(error, os.strerror(error))
+            sock.send(request.encode(), socket.MSG_NOSIGNAL)
             self._loop.watch_for_reading(sock.fileno())
             yield
             # The server closes first, so that no port here has to wait for a minute.
@@ -205,7 +219,7 @@ class LongConnection:
             self._number += 1
             # In a long outage the buffer gets full. Of errors _live learns.
             with contextlib.suppress(OSError):
-                self._unanswered += message[: self._sock.send(message)]
+                self._unanswered += message[: self._sock.send(message, socket.MSG_NOSIGNAL)]
                 self._loop.expect(self._sock)
 
     def finish(self) -> None:
@@ -275,8 +289,8 @@ class Prober:
             if self._answers.is_news or now >= status_due:
                 status_due = now + STATUS_INTERVAL
                 self._answers.is_news = False
-                newest, address = self._answers.newest, self._answers.address
-                _print({"kind": "status", "at": now, "answered": newest, "address": address})
+                answered, address = self._answers.all_since(KINDS), self._answers.address
+                _print({"kind": "status", "at": now, "answered": answered, "address": address})
         self._connection.finish()
         _print(
             {

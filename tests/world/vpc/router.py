@@ -5,6 +5,7 @@ Routing is the kernel's, by policy: first every address that the VPC has, then t
 subnet that a packet comes from.
 """
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ class Router(Namespace):
         with self._lock, self.netlink() as netlink:
             # The router answers for every address of the VPC, at once.
             self.write_sysctl(f"net/ipv4/conf/{port.name}/proxy_arp", 1)
-            self.write_sysctl(f"net/ipv4/neigh/{port.name}/proxy_delay", 0)
+            # Older kernels hide it in user namespaces; then neighbours are slow to find each other.
+            with contextlib.suppress(FileNotFoundError):
+                self.write_sysctl(f"net/ipv4/neigh/{port.name}/proxy_delay", 0)
             index = netlink.link_lookup(ifname=port.name)[0]
             address = str(port.address.ip)
             netlink.addr("add", index=index, address=str(machine.gateway), prefixlen=32)

@@ -31,8 +31,8 @@ _ICMP, _ICMP_ERRORS = 1, (3, 11, 12)
 
 
 class RuleTable:
-    """A table of rules with one chain, which takes effect as a whole when it is made and goes as a
-    whole when it is closed."""
+    """A table of rules with one chain. They take effect one after the other when it is made, and
+    go together when it is closed."""
 
     def __init__(
         self,

@@ -16,11 +16,12 @@ import functools
 import os
 import queue
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -81,7 +82,7 @@ class Vpc:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self.folder = stack.enter_context(_folder())
             (self.folder / "resolv.conf").write_text(f"nameserver {DNS}\n")
             (self.folder / "hanat").symlink_to(self._program)
             self.router = Router()
@@ -100,7 +101,7 @@ class Vpc:
             stack.callback(self._stop)
             with self.world.lock:
                 CHANGES.follow(self._look)
-                stack.callback(CHANGES.leave, self._look)
+                stack.callback(self._leave)
                 self._look()
             self._stack = stack.pop_all()
         return self
@@ -109,6 +110,10 @@ class Vpc:
         self._stack.close()
         if self._failure:
             raise self._failure
+
+    def _leave(self) -> None:
+        with self.world.lock:
+            CHANGES.leave(self._look)
 
     def _stop(self) -> None:
         self._over.set()
@@ -131,9 +136,11 @@ class Vpc:
         return self._instances.get(instance_id)
 
     def instance(self, instance_id: str) -> Instance:
-        """Waits until it is on."""
-        self.wait_until(lambda: instance_id in self._instances)
-        return self._instances[instance_id]
+        """Waits until it is on, and not on its way down for a reboot."""
+        self.wait_until(lambda: self._current(instance_id) is not None)
+        instance = self._current(instance_id)
+        assert instance
+        return instance
 
     def wait_until(self, true: Callable[[], bool], timeout: float = 30.0) -> None:
         """TimeoutError when it does not come about."""
@@ -153,13 +160,15 @@ class Vpc:
         log = self._log(instance_id)
         return log.read_text() if log.exists() else ""
 
-    def _boot(self, instance_id: str) -> Boot | None:
+    def _current(self, instance_id: str) -> Instance | None:
         instance = self._instances.get(instance_id)
         about = self._picture.instances.get(instance_id)
-        # It may be on its way down, for a reboot or for good.
-        if instance is None or about is None or instance.about.boot != about.boot:
-            return None
-        return instance.boot
+        is_current = instance and about and instance.about.boot == about.boot
+        return instance if is_current else None
+
+    def _boot(self, instance_id: str) -> Boot | None:
+        instance = self._current(instance_id)
+        return instance.boot if instance else None
 
     def _log(self, instance_id: str) -> Path:
         return self.folder / f"{instance_id}.log"
@@ -179,11 +188,11 @@ class Vpc:
         as if nothing had been."""
         self.tell(instance_id, "stands still")
         self.faults.cut(port_name(instance_id))
-        self.instance(instance_id).stop()
+        self.instance(instance_id).freeze()
 
     def thaw(self, instance_id: str) -> None:
         self.tell(instance_id, "goes on")
-        self.instance(instance_id).go_on()
+        self.instance(instance_id).thaw()
         self.faults.mend(port_name(instance_id))
 
     def cut_uplink(self, instance_id: str) -> None:
@@ -219,6 +228,9 @@ class Vpc:
         if now == before:
             return
         self._picture = now
+        # Told before it is so, or a client could find out first.
+        for subject, text in differences(before, now):
+            self.tell(subject, text)
         for block in set(now.blocks) - set(before.blocks):
             self.router.own(block)
         if (now.blocks, now.public) != (before.blocks, before.public):
@@ -230,8 +242,6 @@ class Vpc:
                 self._routes.put((time.monotonic() + self.propagation, now))
             else:
                 self.router.follow(now.ports)
-        for subject, text in differences(before, now):
-            self.tell(subject, text)
         self._instances_changed.set()
 
     def _follow_routes(self) -> None:
@@ -278,7 +288,12 @@ class Vpc:
             "PATH": ":".join(map(str, path)),
         }
         instance = Instance(about, self.router, self.folder / "resolv.conf", env)
-        self._serve_metadata(instance)
+        try:
+            self._serve_metadata(instance)
+        except BaseException:
+            instance.close()
+            raise
+        self._instances[about.instance] = instance
         with self.world.lock:
             user_data = imds.user_data(about.instance)
         if user_data is not None:
@@ -287,7 +302,6 @@ class Vpc:
             script.chmod(0o700)
             tell = functools.partial(self.tell, about.instance)
             instance.run_at_boot(script, self._log(about.instance), self.boot_time, tell)
-        self._instances[about.instance] = instance
 
     def _close_instance(self, instance: Instance) -> None:
         del self._instances[instance.about.instance]
@@ -304,3 +318,13 @@ class Vpc:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         self._metadata[instance.about.instance] = sock
         self.world.imds(instance.about.instance).listen(sock=sock)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """For as long as this process lives and it is needed: what removes it waits for the end of its
+    input, which comes even when this process is killed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"hanat-vpc-{os.getpid()}-"))
+    command = ["sh", "-c", 'cat >/dev/null; rm -rf "$0"', folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield folder
