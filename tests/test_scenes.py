@@ -53,10 +53,7 @@ def test_first_launch(stage):
 def test_reboot(stage):
     """The kernel forgets everything; the route and the instance stay."""
     [nat] = stage.launch()
-    stage.wait_connected()
-    with stage.probes() as probes:
-        probe = probes[OWN]
-        probe.wait_connected()
+    with stage.connected_probe() as probe:
         stage.world.ec2.reboot_instances(InstanceIds=[nat])
         assert stage.vpc.wait_booted(nat).code == 0, stage.vpc.log(nat)
         probe.wait_connected()
@@ -74,10 +71,7 @@ def test_reboot(stage):
 def test_replacement_after_sudden_death(stage):
     [nat] = stage.launch()
     before = stage.public(nat)
-    stage.wait_connected()
-    with stage.probes() as probes:
-        probe = probes[OWN]
-        probe.wait_connected()
+    with stage.connected_probe() as probe:
         stage.vpc.kill(nat, noticed_after=DETECTION)
         successor = stage.serving(OWN, other_than=nat)
         probe.wait_connected()
@@ -96,10 +90,7 @@ def test_refresh_that_launches_before_it_terminates(stage):
     """The old NAT serves until the new one does."""
     [nat] = stage.launch(maintenance=LAUNCH_FIRST)
     before = stage.public(nat)
-    stage.wait_connected()
-    with stage.probes() as probes:
-        probe = probes[OWN]
-        probe.wait_connected()
+    with stage.connected_probe() as probe:
         stage.refresh(OWN)
         successor = stage.serving(OWN, other_than=nat)
         stage.wait_off(nat)
@@ -150,10 +141,7 @@ def test_a_route_that_takes_its_time(stage):
 def test_a_terminating_hook_covers_a_route_that_takes_its_time(stage):
     """While the hook holds the old NAT, it forwards what still comes to it."""
     [nat] = stage.launch(maintenance=LAUNCH_FIRST, terminating_hook=True, timeout=300)
-    stage.wait_connected()
-    with stage.probes() as probes:
-        probe = probes[OWN]
-        probe.wait_connected()
+    with stage.connected_probe() as probe:
         stage.refresh(OWN)
         successor = stage.serving(OWN, other_than=nat)
         probe.wait_seen_as(stage.public(successor))
@@ -167,10 +155,7 @@ def test_a_terminating_hook_covers_a_route_that_takes_its_time(stage):
 @one_zone()
 def test_reclaim_by_hand_that_finds_nothing_to_do(stage):
     [nat] = stage.launch()
-    stage.wait_connected()
-    with stage.probes() as probes:
-        probe = probes[OWN]
-        probe.wait_connected()
+    with stage.connected_probe() as probe:
         for _ in range(3):
             ran = stage.vpc.instance(nat).run("hanat", "claim")
             assert ran.returncode == 0, ran.stderr

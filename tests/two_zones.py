@@ -129,6 +129,15 @@ class TwoZones:
                 for zone in self.zones
             }
 
+    @contextlib.contextmanager
+    def connected_probe(self) -> Iterator[Probe]:
+        """The first zone's client's, which gets through from the beginning."""
+        self.wait_connected()
+        with self.probes() as probes:
+            probe = probes[self.zones[0]]
+            probe.wait_connected()
+            yield probe
+
     def wait_connected(self) -> None:
         """Until every client gets through."""
         with self.probes() as probes:

@@ -1,19 +1,18 @@
 """What clients lose in a VPC made of network namespaces: with NATs that run hanat, and with NATs
 that run what people write by hand."""
 
-import contextlib
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.two_zones import CLAIM, LAUNCH_FIRST, TwoZones
 from tests.world.scene import HOOK, ZONES
 from tests.world.vpc.instance import Boot
-from tests.world.vpc.probe import Probe, Report
+from tests.world.vpc.probe import Report
 from tests.world.world import World
 
 from .stage import LATENCY, SCRIPT, JobNotDone
@@ -170,7 +169,7 @@ class _Play:
         return nat, over - created, over - self._booted(nat).started
 
     def _reboot(self, nat: str) -> tuple[Report, float]:
-        with self._connected() as probe:
+        with self._stage.connected_probe() as probe:
             self._stage.world.ec2.reboot_instances(InstanceIds=[nat])
             boot = self._booted(nat, self._program.code_at_reboot)
             probe.wait_connected()
@@ -178,7 +177,7 @@ class _Play:
         return report, _over(report) - boot.started
 
     def _refresh(self, nat: str) -> tuple[str, Report, float]:
-        with self._connected() as probe:
+        with self._stage.connected_probe() as probe:
             started = time.monotonic()
             self._stage.refresh(ZONE)
             successor = self._stage.serving(ZONE, other_than=nat)
@@ -190,21 +189,13 @@ class _Play:
         return successor, report, took
 
     def _die(self, nat: str) -> tuple[Report, float]:
-        with self._connected() as probe:
+        with self._stage.connected_probe() as probe:
             self._stage.vpc.kill(nat, noticed_after=DETECTION)
             successor = self._stage.serving(ZONE, other_than=nat)
             probe.wait_connected()
             report = probe.stop()
         boot = self._booted(successor)
         return report, _over(report) - boot.started
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[Probe]:
-        """A probe that begins with no outage."""
-        self._stage.wait_connected()
-        with self._stage.probes() as probes:
-            probes[ZONE].wait_connected()
-            yield probes[ZONE]
 
     def _booted(self, nat: str, code: int = 0) -> Boot:
         """Waits for the end of its user data, which must have done its job."""
