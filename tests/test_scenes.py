@@ -85,6 +85,31 @@ def test_replacement_after_sudden_death(stage):
     assert stage.routed_at(successor) - boot.started < 5
 
 
+@one_zone()
+def test_replacement_from_a_warm_pool(stage):
+    """It booted before, on its way into the pool, and took no route then; drawn from the pool it
+    boots again, and does."""
+    [nat] = stage.launch()
+    with stage.connected_probe() as probe:
+        stage.world.autoscaling.put_warm_pool(
+            AutoScalingGroupName=stage.group(OWN), MaxGroupPreparedCapacity=2
+        )
+        stage.vpc.wait_until(lambda: "Warmed:Stopped" in lifecycles(stage))
+        [warm] = (i for i, (_, state) in stage.world.lifecycles().items() if i != nat)
+        assert "nothing is claimed" in stage.vpc.log(warm)
+        assert stage.routed_to(OWN) == nat
+        stage.vpc.kill(nat, noticed_after=0)
+        assert stage.serving(OWN, other_than=nat) == warm
+        probe.wait_connected()
+        report = probe.stop()
+    assert "1 claimed" in stage.vpc.log(warm)
+    assert report.addresses[-1] == stage.public(warm)
+
+
+def lifecycles(stage) -> list[str]:
+    return [state for _, state in stage.world.lifecycles().values()]
+
+
 @one_zone(api_latency=0.05)
 def test_refresh_that_launches_before_it_terminates(stage):
     """The old NAT serves until the new one does."""
