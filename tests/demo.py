@@ -54,7 +54,7 @@ class Demo:
             stage.refresh(ZONE_A)
             stage.serving(ZONE_A, other_than=nats[ZONE_A])
             stage.wait_off(nats[ZONE_A])
-        with self._scene("sudden death in zone b", "the NAT of zone b dies without notice"):
+        with self._scene("death in zone b", "the NAT of zone b dies without notice"):
             stage.vpc.kill(nats[ZONE_B], noticed_after=DETECTION)
             stage.serving(ZONE_B, other_than=nats[ZONE_B])
 
@@ -77,15 +77,15 @@ class Demo:
 
 def measured(outcome: Sequence[Outcome]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("what happened", "client"):
+        table.add_column(column, no_wrap=True)
     for column in (
-        "what happened",
-        "client",
         "longest outage",
         "new connections failed",
         "datagrams lost",
         "connections broken",
     ):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     for scene in outcome:
         name = scene.name
         for zone, report in scene.reports.items():

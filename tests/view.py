@@ -20,7 +20,7 @@ from tests.world.vpc.vpc import Event
 # A client without an answer for so long is shown as cut off. Probes send every 10 ms.
 _SILENCE = 0.25
 _INTERVAL = 0.125
-_HISTORY, _EVENTS = 48, 10
+_HISTORY, _EVENTS = 40, 10
 _ID = re.compile(r"\b(?:i|subnet)-[0-9a-f]{17}\b")
 
 
