@@ -150,10 +150,11 @@ impl Run<'_> {
         let egress = egress::answered(&self.http, &self.settings.probe_urls, &self.troubles);
         let (kernel, tables, subnet_table, check_was_on, ()) = tokio::try_join!(
             async {
-                let kernel = self.ready_kernel(&network).await;
-                // What would become of the tables is worth knowing all the same.
-                let goes_on = kernel.is_ok() || self.settings.dry_run;
-                if goes_on { Ok(kernel) } else { kernel.map(Ok) }
+                match self.ready_kernel(&network).await {
+                    Err(error) if !self.settings.dry_run => Err(error),
+                    // What would become of the tables is worth knowing all the same.
+                    kernel => Ok(kernel),
+                }
             },
             self.tables(&nat),
             self.ec2.subnet_table(&nat.subnet),
