@@ -17,7 +17,7 @@ def main(console: Console) -> int:
         nat = Nat(scene, scene.launch_group(ZONES[0]))
         console.print(f"== a group launched {nat.instance}, which is {nat.state}")
         console.print("   $ hanat claim --dry-run")
-        command = [binary_path(), "claim", "--dry-run", "--output", "text"]
+        command = [binary_path(), "claim", "--dry-run"]
         ran = subprocess.run(command, env=nat.env, check=False, stdout=subprocess.PIPE, text=True)
         console.print(ran.stdout, end="", markup=False, soft_wrap=True)
         planned = ran.stdout.count("planned") == 2 and nat.changes == {}

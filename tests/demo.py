@@ -13,8 +13,8 @@ from rich.text import Text
 
 from tests import api_demo
 from tests.isolate import isolate, refusal
-from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
-from tests.view import View, shown
+from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all, wait_for_all
+from tests.view import View, plain_table, shown
 from tests.world import World
 from tests.world.scene import ZONES
 from tests.world.vpc.probe import Report
@@ -64,21 +64,17 @@ class Demo:
         with self._stage.probes() as probes:
             self._view.probes = probes
             if connected:
-                for probe in probes.values():
-                    probe.wait_connected()
+                wait_for_all(probes)
             self._console.print(f"[bold]== {what}[/bold]")
             started = time.monotonic()
             yield
-            for probe in probes.values():
-                probe.wait_connected()
+            wait_for_all(probes)
             self._view.probes = {}
             self.outcome.append(Outcome(name, started, time.monotonic(), stop_all(probes)))
 
 
 def measured(outcome: Sequence[Outcome]) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("what happened", "client"):
-        table.add_column(column, no_wrap=True)
+    table = plain_table("what happened", "client")
     for column in (
         "longest outage",
         "new connections failed",

@@ -11,24 +11,16 @@ import sys
 from rich.console import Console
 
 from tests.isolate import isolate_or_exit
-from tests.two_zones import LAUNCH_FIRST, TwoZones
+from tests.two_zones import LAUNCH_FIRST, TwoZones, wait_for_all
 from tests.view import View
 from tests.world import World
 from tests.world.namespace import Namespace
+from tests.world.vpc.instance import ENDS_WITH_US
 
 # Seconds that a group takes to notice that an instance is dead; on EC2 it is minutes.
 DETECTION = "3"
 # As what runs on an instance, what runs elsewhere leaves nothing behind.
-_ENDS_WITH_US = [
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "unshare",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--",
-]
+_ELSEWHERE = [*ENDS_WITH_US, "unshare", "--pid", "--fork", "--kill-child", "--"]
 
 
 class Lab(cmd.Cmd):
@@ -66,8 +58,7 @@ class Lab(cmd.Cmd):
 
     def do_wait(self, _: str) -> None:
         """wait: until all clients get through"""
-        for probe in self._view.probes.values():
-            probe.wait_connected()
+        wait_for_all(self._view.probes)
 
     # --- Making things happen -------------------------------------------------------------------
 
@@ -138,7 +129,7 @@ class Lab(cmd.Cmd):
         shared = {key: os.environ[key] for key in ("HOME", "TERM") if key in os.environ}
         if place := self._places.get(name):
             with place.entered():
-                return subprocess.call([*_ENDS_WITH_US, *command])
+                return subprocess.call([*_ELSEWHERE, *command])
         instance = self._stage.vpc.instance(self._view.find(name))
         with instance.start(command, shared, stdin=None) as process:
             return process.wait()

@@ -45,8 +45,10 @@ class Host(Namespace):
         self.add_address("eth0", interface)
         self.add_route("0.0.0.0/0", gateway)
 
-    def socket(self, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
-        return socket_in(self, kind, protocol)
+    def socket(self, *what: int) -> socket.socket:
+        sock = super().socket(*what)
+        sock.settimeout(_PATIENCE)
+        return sock
 
 
 class Surroundings:
@@ -77,13 +79,6 @@ class Surroundings:
         with self.router.netlink() as netlink:
             # What a router says itself counts as coming in by lo.
             netlink.rule("add", iifname="lo", action="blackhole", priority=1)
-
-
-def socket_in(place: Namespace, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
-    with place.entered():
-        sock = socket.socket(socket.AF_INET, kind, protocol)
-    sock.settimeout(_PATIENCE)
-    return sock
 
 
 @contextlib.contextmanager
@@ -126,7 +121,8 @@ class Connection:
     """A TCP connection to a `tcp_server`."""
 
     def __init__(self, client: Namespace, server: Host, port: int = 80) -> None:
-        self._sock = socket_in(client)
+        self._sock = client.socket()
+        self._sock.settimeout(_PATIENCE)
         self._sock.connect((server.address, port))
         self._file = self._sock.makefile("rb")
         self.seen_as = self._file.readline().decode().strip()

@@ -120,21 +120,8 @@ def test_policies_are_checked(scene: Scene, bounds: tuple[int, int | None]) -> N
 
 
 def test_the_policy_from_a_template(scene: Scene) -> None:
-    group = {
-        "Type": "AWS::AutoScaling::AutoScalingGroup",
-        "Properties": {
-            "MinSize": "1",
-            "MaxSize": "1",
-            "VPCZoneIdentifier": [scene.public_subnets[A]],
-            "LaunchTemplate": {"LaunchTemplateId": scene.launch_template, "Version": "1"},
-            "InstanceMaintenancePolicy": {
-                "MinHealthyPercentage": "100",
-                "MaxHealthyPercentage": 200,
-            },
-        },
-    }
-    template = json.dumps({"Resources": {"Group": group}})
-    scene.world.client("cloudformation").create_stack(StackName="stack", TemplateBody=template)
+    policy = {"MinHealthyPercentage": "100", "MaxHealthyPercentage": 200}
+    scene.group_by_template(A, InstanceMaintenancePolicy=policy)
     [made] = scene.world.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
     assert made["InstanceMaintenancePolicy"]["MaxHealthyPercentage"] == 200
 

@@ -128,7 +128,7 @@ def test_instance_metadata_is_not_for_those_behind(nat, around):
         around.client.socket(socket.SOCK_DGRAM) as here,
     ):
         there.bind((metadata.address, 80))
-        with nat.machine.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        with nat.machine.socket(socket.SOCK_DGRAM) as own:
             own.sendto(b"from the instance", (metadata.address, 80))
         assert there.recv(100) == b"from the instance"
         here.sendto(b"from behind", (metadata.address, 80))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
+from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all, wait_for_all
 from tests.world.scene import ZONES
 from tests.world.vpc.probe import Report
 
@@ -131,15 +131,11 @@ def test_two_zones_at_once(stage):
     """Both NATs die; each successor takes its own zone's table, and no other."""
     nats = dict(zip(ZONES, stage.launch(), strict=True))
     before = {zone: stage.public(nat) for zone, nat in nats.items()}
-    stage.wait_connected()
-    with stage.probes() as probes:
-        for probe in probes.values():
-            probe.wait_connected()
+    with stage.connected_probes() as probes:
         for nat in nats.values():
             stage.vpc.kill(nat, noticed_after=DETECTION)
         successors = {zone: stage.serving(zone, other_than=nats[zone]) for zone in ZONES}
-        for probe in probes.values():
-            probe.wait_connected()
+        wait_for_all(probes)
         reports = stop_all(probes)
     for zone, report in reports.items():
         assert report.addresses == (before[zone], stage.public(successors[zone]))
@@ -196,10 +192,8 @@ def test_reclaim_by_hand_that_finds_nothing_to_do(stage):
 def test_reclaim_by_hand_from_a_stand_in(stage):
     """The other zone's NAT had the table; both forward all the while."""
     own, other = stage.launch()
-    stage.wait_connected()
-    with stage.probes() as probes:
+    with stage.connected_probes() as probes:
         probe = probes[OWN]
-        probe.wait_connected()
         stage.world.ec2.replace_route(
             RouteTableId=stage.scene.private_tables[OWN],
             DestinationCidrBlock="0.0.0.0/0",

@@ -10,12 +10,12 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 
 from tests.skipping import not_tested
-from tests.two_zones import TwoZones, stop_all
+from tests.two_zones import TwoZones, stop_all, wait_for_all
 from tests.world import ec2
 from tests.world.machine import PRIMARY
 from tests.world.scene import ZONES
 from tests.world.vpc.instance import Instance
-from tests.world.vpc.internet import HOST, bound_socket
+from tests.world.vpc.internet import HOST
 from tests.world.vpc.router import METADATA
 
 OWN, OTHER = ZONES
@@ -36,9 +36,7 @@ def nats(stage):
 
 def seen_as(stage, instance: str) -> str | None:
     """The address that the Internet host sees when an instance connects; None for no way there."""
-    with stage.vpc.instance(instance).place.entered():
-        sock = socket.socket()
-    with sock:
+    with stage.vpc.instance(instance).place.socket() as sock:
         sock.settimeout(0.5)
         try:
             sock.connect((HOST, 80))
@@ -189,7 +187,7 @@ def address(stage, instance: str) -> IPv4Address:
 
 
 def udp(stage, instance: str, own: str = "0.0.0.0") -> socket.socket:
-    return bound_socket(stage.vpc.instance(instance).place, own, PORT, kind=socket.SOCK_DGRAM)
+    return stage.vpc.instance(instance).place.bound_socket(own, PORT, socket.SOCK_DGRAM)
 
 
 def assert_first(there: socket.socket, here: socket.socket, to: tuple[str, int]) -> None:
@@ -232,10 +230,8 @@ print(imds.getresponse().read().decode())
 def test_metadata_goes_no_further_than_the_instance(stage, nats):
     """The hop limit of what it is answered is 1."""
     place = stage.vpc.instance(nats[OWN]).place
-    with place.entered():
-        seen = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
-        asking = socket.socket()
-    with seen, asking:
+    ipv4 = socket.htons(0x0800)
+    with place.socket(socket.SOCK_DGRAM, ipv4, socket.AF_PACKET) as seen, place.socket() as asking:
         asking.settimeout(10)
         seen.settimeout(10)
         asking.connect((str(METADATA), 80))
@@ -339,9 +335,7 @@ def test_an_elastic_address_moves_from_one_nat_to_the_other(stage, nats):
 
 def test_nobody_outside_reaches_an_address_without_a_mapping(stage, nats):
     for address, reached in ((stage.public(nats[OWN]), True), ("198.18.77.77", False)):
-        with stage.vpc.internet.entered():
-            sock = socket.socket()
-        with sock:
+        with stage.vpc.internet.socket() as sock:
             sock.settimeout(0.5)
             # Nobody listens there, and says so.
             error = ConnectionRefusedError if reached else (TimeoutError, OSError)
@@ -351,9 +345,7 @@ def test_nobody_outside_reaches_an_address_without_a_mapping(stage, nats):
 
 
 def test_icmp_errors_come_back_through_gateway_and_nat(stage, nats):
-    with stage.client(OWN).place.entered():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sock:
+    with stage.client(OWN).place.socket(socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect((HOST, 9))
         sock.send(b"nobody listens there")
@@ -374,9 +366,7 @@ def test_a_gateway_that_is_detached_leads_nowhere(stage, nats):
 def reached(stage, source: str, target: str) -> bool:
     """Whether an instance reaches another one."""
     address = str(stage.vpc.picture.instances[target].address.ip)
-    with stage.vpc.instance(source).place.entered():
-        sock = socket.socket()
-    with sock:
+    with stage.vpc.instance(source).place.socket() as sock:
         sock.settimeout(0.5)
         try:
             sock.connect((address, 9))
@@ -451,8 +441,7 @@ def test_a_frozen_nat_ends_like_others(stage, nats, end):
 def test_some_packets_are_lost(stage, nats):
     stage.vpc.lose(nats[OWN], 0.5)
     with stage.probes() as probes:
-        for probe in probes.values():
-            probe.wait_connected()
+        wait_for_all(probes)
         time.sleep(0.5)  # which is 50 datagrams
         reports = stop_all(probes)
     assert reports[OWN].lost > 0

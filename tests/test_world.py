@@ -618,18 +618,7 @@ def test_hooks_from_a_template(world: World) -> None:
         "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING",
         "HeartbeatTimeout": 60,
     }
-    group = {
-        "Type": "AWS::AutoScaling::AutoScalingGroup",
-        "Properties": {
-            "MinSize": "1",
-            "MaxSize": "1",
-            "VPCZoneIdentifier": [scene.public_subnets[A]],
-            "LaunchTemplate": {"LaunchTemplateId": scene.launch_template, "Version": "1"},
-            "LifecycleHookSpecificationList": [hook],
-        },
-    }
-    template = json.dumps({"Resources": {"Group": group}})
-    world.client("cloudformation").create_stack(StackName="stack", TemplateBody=template)
+    scene.group_by_template(A, LifecycleHookSpecificationList=[hook])
     [member] = world.autoscaling.describe_auto_scaling_instances()["AutoScalingInstances"]
     assert member["LifecycleState"] == "Pending:Wait"
     assert world.faults == []

@@ -2,7 +2,7 @@
 themselves, and a client in each private subnet measures what it loses."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from tests.nat import binary_path
@@ -130,19 +130,25 @@ class TwoZones:
             }
 
     @contextlib.contextmanager
-    def connected_probe(self) -> Iterator[Probe]:
-        """The first zone's client's, which gets through from the beginning."""
-        self.wait_connected()
+    def connected_probes(self) -> Iterator[dict[str, Probe]]:
+        """Of clients that get through from the beginning."""
         with self.probes() as probes:
-            probe = probes[self.zones[0]]
-            probe.wait_connected()
-            yield probe
+            wait_for_all(probes)
+        with self.probes() as probes:
+            wait_for_all(probes)
+            yield probes
 
-    def wait_connected(self) -> None:
-        """Until every client gets through."""
-        with self.probes() as probes:
-            for probe in probes.values():
-                probe.wait_connected()
+    @contextlib.contextmanager
+    def connected_probe(self) -> Iterator[Probe]:
+        """The one of them in the first zone."""
+        with self.connected_probes() as probes:
+            yield probes[self.zones[0]]
+
+
+def wait_for_all(probes: Mapping[str, Probe]) -> None:
+    """Until every client gets through."""
+    for probe in probes.values():
+        probe.wait_connected()
 
 
 def stop_all(probes: dict[str, Probe]) -> dict[str, Report]:

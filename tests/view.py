@@ -80,7 +80,7 @@ class View:
         )
 
     def tables(self) -> Table:
-        table = _table("route table", "tag", "subnet", "default route")
+        table = plain_table("route table", "tag", "subnet", "default route")
         scene, picture = self.stage.scene, self.stage.vpc.picture
         for zone in self.stage.zones:
             subnet = scene.private_subnets[zone]
@@ -93,7 +93,7 @@ class View:
         return table
 
     def nats(self) -> Table:
-        table = _table("NAT", "instance", "zone", "lifecycle", "", "public address")
+        table = plain_table("NAT", "instance", "zone", "lifecycle", "", "public address")
         picture = self.stage.vpc.picture
         for instance, state in picture.lifecycles.items():
             about = picture.instances[instance]
@@ -111,7 +111,7 @@ class View:
         history: Mapping[str, collections.deque[bool]] | None = None,
     ) -> Table:
         """`probes` by zone; where one is missing its client is not looked at now."""
-        table = _table("client", "gets through", "seen as")
+        table = plain_table("client", "gets through", "seen as")
         if history is not None:
             table.add_column(f"the last {_HISTORY * _INTERVAL:.0f} s", no_wrap=True)
         for zone in self.stage.zones:
@@ -195,7 +195,7 @@ def _print_lines(view: View, console: Console, over: threading.Event) -> None:
             return
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, no_wrap=True)

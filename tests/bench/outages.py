@@ -13,6 +13,7 @@ from tests.two_zones import CLAIM, LAUNCH_FIRST, TwoZones
 from tests.world.scene import HOOK, ZONES
 from tests.world.vpc.instance import Boot
 from tests.world.vpc.probe import Report
+from tests.world.vpc.prober_program import TICK
 from tests.world.world import World
 
 from .stage import LATENCY, SCRIPT, JobNotDone
@@ -24,8 +25,6 @@ RUNS = 3
 # Seconds.
 BOOT, DETECTION = 1.0, 1.0
 ROUTE_CHANGES = 50
-# Between a probe's datagrams.
-TICK = 0.01
 
 # What was measured, the target, whether it is met.
 Target = tuple[str, str, bool]

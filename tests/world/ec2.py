@@ -5,7 +5,7 @@ and addresses, and how often an instance booted.
 """
 
 import itertools
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -214,6 +214,12 @@ def _create_network_interface(
         subnet = backend.get_subnet(subnet) if isinstance(subnet, str) else subnet
         private_ip_address = subnet.get_available_subnet_ip(instance=None)
     return original(backend, subnet, private_ip_address, *args, **kwargs)
+
+
+def address_of(interface: NetworkInterface) -> IPv4Interface:
+    """The first address, with the length of its subnet's prefix."""
+    length = interface.subnet.cidr_block.partition("/")[2]
+    return IPv4Interface(f"{interface.private_ip_address}/{length}")
 
 
 @wrap(EC2Backend, "modify_network_interface_attribute")

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, Self
@@ -46,6 +47,28 @@ class Namespace:
         with _back_afterwards():
             _check(_libc.setns(self._fd, _CLONE_NEWNET), "setns")
             yield self
+
+    def bound_socket(
+        self,
+        address: str,
+        port: int,
+        kind: int = socket.SOCK_STREAM,
+        interface: str | None = None,
+    ) -> socket.socket:
+        """To an address that the namespace has; with `interface`, reached by that one alone."""
+        sock = self.socket(kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if interface:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.bind((address, port))
+        return sock
+
+    # Below what uses the module of that name, which it hides in the class.
+    def socket(
+        self, kind: int = socket.SOCK_STREAM, protocol: int = 0, family: int = socket.AF_INET
+    ) -> socket.socket:
+        with self.entered():
+            return socket.socket(family, kind, protocol)
 
     @contextlib.contextmanager
     def netlink(self) -> Iterator[IPRoute]:

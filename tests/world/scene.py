@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +61,11 @@ class Scene:
                 )
         policy: dict[str, Any] = {}
         if maintenance:
-            bounds = dict(
-                zip(("MinHealthyPercentage", "MaxHealthyPercentage"), maintenance, strict=True)
-            )
-            policy["InstanceMaintenancePolicy"] = bounds
+            least, most = maintenance
+            policy["InstanceMaintenancePolicy"] = {
+                "MinHealthyPercentage": least,
+                "MaxHealthyPercentage": most,
+            }
         self.world.autoscaling.create_auto_scaling_group(
             AutoScalingGroupName=name,
             MinSize=1,
@@ -77,6 +79,21 @@ class Scene:
         self.groups[zone] = name
         self.nats[zone] = self.members(zone)[0]
         return self.nats[zone]
+
+    def group_by_template(self, zone: str, **properties: Any) -> None:
+        """A group of one that CloudFormation makes, with these properties, too."""
+        group = {
+            "Type": "AWS::AutoScaling::AutoScalingGroup",
+            "Properties": {
+                "MinSize": "1",
+                "MaxSize": "1",
+                "VPCZoneIdentifier": [self.public_subnets[zone]],
+                "LaunchTemplate": {"LaunchTemplateId": self.launch_template, "Version": "1"},
+                **properties,
+            },
+        }
+        template = json.dumps({"Resources": {"Group": group}})
+        self.world.client("cloudformation").create_stack(StackName="stack", TemplateBody=template)
 
     def members(self, zone: str) -> list[str]:
         """The instances of the zone's group, oldest first."""

@@ -156,8 +156,7 @@ class World:
         if instance_id not in self._machines:
             with self.lock:
                 interface = ec2.backend().get_instance(instance_id).nics[0]
-                prefix = interface.subnet.cidr_block.partition("/")[2]
-            address = IPv4Interface(f"{interface.private_ip_address}/{prefix}")
+            address = ec2.address_of(interface)
             router = Namespace()
             machine = Machine(interface.mac_address, address, router, "subnet")
             gateway = IPv4Interface((machine.gateway, address.network.prefixlen))

@@ -6,6 +6,7 @@ endpoints on the Internet under their own names. It shares files with everybody 
 
 import contextlib
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.world.imds import Imds
 from tests.world.machine import PRIMARY, Machine
 
 from .picture import Described
-from .router import Port, Router, port_name
+from .router import METADATA, Port, Router, port_name
 
 # Its first process, whose end is everybody's (pid_namespaces(7)). It mounts what is the instance's
 # own, then waits for the end of its input, which comes when the world ends, however it does.
@@ -28,6 +30,8 @@ mount -t proc proc /proc 2>/dev/null
 echo up
 exec cat >/dev/null
 """
+# Starts a program that ends with the thread that starts it, at the latest.
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 _OWN = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--"]
 
 _NAMESPACES = {
@@ -51,9 +55,14 @@ class Boot:
 
 class Instance:
     def __init__(
-        self, about: Described, router: Router, resolv_conf: Path, env: Mapping[str, str]
+        self,
+        about: Described,
+        router: Router,
+        imds: Imds,
+        resolv_conf: Path,
+        env: Mapping[str, str],
     ) -> None:
-        """`env` is what every program finds in its environment."""
+        """`imds` is its own; `env` is what every program finds in its environment."""
         self.about = about
         self.port = Port(port_name(about.instance), about.address, about.subnet, about.mac)
         self.place = Machine(about.mac, about.address, router, self.port.name)
@@ -72,6 +81,9 @@ class Instance:
             stack.callback(self.place.close)
             router.plug(self.port, self.place)
             stack.callback(router.unplug, self.port.name)
+            metadata = _metadata_socket(router, self.port.name)
+            imds.listen(sock=metadata)
+            stack.callback(imds.http.stop, metadata)
             with self.place.entered():
                 self._init = subprocess.Popen(
                     [*_OWN, "sh", "-c", _INIT, resolv_conf],
@@ -90,13 +102,13 @@ class Instance:
 
     # --- What runs on it ------------------------------------------------------------------------
 
-    def within(self) -> list[str]:
-        """What starts a program on it. It ends with the thread that starts it, at the latest."""
+    def _within(self) -> list[str]:
+        """What starts a program on it."""
         ns = f"/proc/{self._init.pid}/ns"
         shared = [f"--{kind}={ns}/{file}" for kind, file in _NAMESPACES.items()]
         # The program ends with the instance. nsenter, outside, would be left when it stands still,
         # which it does as soon as the program does.
-        return ["setpriv", "--pdeathsig", "KILL", "nsenter", *shared, "--"]
+        return [*ENDS_WITH_US, "nsenter", *shared, "--"]
 
     def start(
         self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, **how: Any
@@ -104,7 +116,7 @@ class Instance:
         """`how` is for Popen; without it there is no input."""
         how.setdefault("stdin", subprocess.DEVNULL)
         process = subprocess.Popen(
-            [*self.within(), *command],
+            [*self._within(), *command],
             env={**self._env, **(env or {})},
             text=True,
             **how,
@@ -114,10 +126,8 @@ class Instance:
             self._started.append(process)
         return process
 
-    def run(
-        self, *command: str | Path, env: Mapping[str, str] | None = None, timeout: float = 150
-    ) -> subprocess.CompletedProcess[str]:
-        with self.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    def run(self, *command: str | Path, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+        with self.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout)
             except BaseException:
@@ -185,3 +195,12 @@ class Instance:
                 process.kill()
         if self._boot:
             self._boot.join()
+
+
+def _metadata_socket(router: Router, port: str) -> socket.socket:
+    """At the address that metadata has everywhere, on this port's cable alone."""
+    sock = router.bound_socket(str(METADATA), 80, interface=port)
+    # EC2 user guide, "Instance metadata": the answers' hop limit is 1 unless set, so that none is
+    # forwarded.
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+    return sock

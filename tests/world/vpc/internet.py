@@ -1,7 +1,6 @@
 """The Internet beyond the gateway: a host that clients talk to, AWS's endpoints, and whatever else
 has a name."""
 
-import socket
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Internet(Namespace):
         self.certificate, key = write_certificate(folder, [x509.DNSName(name) for name in NAMES])
         tls = str(self.certificate), str(key)
         self._world = world
-        self._aws, self._probed = (bound_socket(self, address, 443) for address in (_AWS, _PROBED))
+        self._aws, self._probed = (self.bound_socket(address, 443) for address in (_AWS, _PROBED))
         world.listen(sock=self._aws, tls=tls)
         world.probe.http.listen(sock=self._probed, tls=tls)
 
@@ -46,21 +45,3 @@ class Internet(Namespace):
         self._world.probe.http.stop(self._probed)
         self.host.close()
         super().close()
-
-
-def bound_socket(
-    namespace: Namespace,
-    address: str,
-    port: int,
-    interface: str | None = None,
-    kind: int = socket.SOCK_STREAM,
-) -> socket.socket:
-    """Bound, in the namespace, to an address that it has; with `interface`, reached by that one
-    alone."""
-    with namespace.entered():
-        sock = socket.socket(socket.AF_INET, kind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if interface:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        sock.bind((address, port))
-    return sock

@@ -107,13 +107,12 @@ def take(vpc_id: str) -> Picture:
 
 def _described(instance: Instance) -> Described:
     nic: NetworkInterface = instance.nics[0]
-    length = nic.subnet.cidr_block.partition("/")[2]
     return Described(
         instance.id,
         nic.subnet.availability_zone,
         nic.subnet.id,
         nic.mac_address,
-        IPv4Interface(f"{nic.private_ip_address}/{length}"),
+        ec2.address_of(nic),
         nic.public_ip,
         nic.source_dest_check,
         ec2.boots(instance),

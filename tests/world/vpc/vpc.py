@@ -15,13 +15,12 @@ import contextlib
 import functools
 import os
 import queue
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -35,9 +34,9 @@ from tests.world.world import World
 from .faults import Faults
 from .gateway import InternetGateway
 from .instance import Boot, Instance
-from .internet import NAMES, Internet, bound_socket
+from .internet import NAMES, Internet
 from .picture import Described, Picture, differences, take
-from .router import DNS, METADATA, UPLINK, Router, port_name
+from .router import DNS, UPLINK, Router, Routes, port_name
 
 # How often time is looked at, which ends hooks that nobody answers.
 _TICK = 0.01
@@ -71,10 +70,11 @@ class Vpc:
         self._program = program
         self._picture = Picture()
         self._instances: dict[str, Instance] = {}
-        self._metadata: dict[str, socket.socket] = {}
         self._over = threading.Event()
         self._instances_changed = threading.Event()
-        self._routes: queue.SimpleQueue[tuple[float, Picture] | None] = queue.SimpleQueue()
+        self._routes: queue.SimpleQueue[tuple[float, Mapping[str, Routes]] | None] = (
+            queue.SimpleQueue()
+        )
         # What ended one of the threads here.
         self._failure: BaseException | None = None
 
@@ -239,7 +239,7 @@ class Vpc:
             self.router.check(now.checked)
         if now.routes != before.routes:
             if self.propagation:
-                self._routes.put((time.monotonic() + self.propagation, now))
+                self._routes.put((time.monotonic() + self.propagation, now.ports))
             else:
                 self.router.follow(now.ports)
         self._instances_changed.set()
@@ -247,10 +247,10 @@ class Vpc:
     def _follow_routes(self) -> None:
         """What takes its time to propagate."""
         while entry := self._routes.get():
-            due, picture = entry
+            due, routes = entry
             if self._over.wait(max(0, due - time.monotonic())):
                 return
-            self.router.follow(picture.ports)
+            self.router.follow(routes)
 
     def _follow_time(self) -> None:
         while not self._over.wait(_TICK):
@@ -287,12 +287,8 @@ class Vpc:
             "AWS_CA_BUNDLE": str(self.internet.certificate),
             "PATH": ":".join(map(str, path)),
         }
-        instance = Instance(about, self.router, self.folder / "resolv.conf", env)
-        try:
-            self._serve_metadata(instance)
-        except BaseException:
-            instance.close()
-            raise
+        own = self.world.imds(about.instance)
+        instance = Instance(about, self.router, own, self.folder / "resolv.conf", env)
         self._instances[about.instance] = instance
         with self.world.lock:
             user_data = imds.user_data(about.instance)
@@ -305,19 +301,7 @@ class Vpc:
 
     def _close_instance(self, instance: Instance) -> None:
         del self._instances[instance.about.instance]
-        self.world.imds(instance.about.instance).http.stop(
-            self._metadata.pop(instance.about.instance)
-        )
         instance.close()
-
-    def _serve_metadata(self, instance: Instance) -> None:
-        """At the address that it has everywhere, on this instance's cable alone."""
-        sock = bound_socket(self.router, str(METADATA), 80, instance.port.name)
-        # EC2 user guide, "Instance metadata": the answers' hop limit is 1 unless set, so that none
-        # is forwarded.
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
-        self._metadata[instance.about.instance] = sock
-        self.world.imds(instance.about.instance).listen(sock=sock)
 
 
 @contextlib.contextmanager
