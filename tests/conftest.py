@@ -1,12 +1,16 @@
 """Fixtures: the binary under test, the world it meets, and a NAT instance to run it on."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.isolate import is_isolated, isolate, refusal
 from tests.nat import Nat, binary_path
+from tests.policy import Comparison, note
 from tests.skipping import not_tested
 from tests.world import World
 from tests.world.scene import ZONES, Scene, two_zone_vpc
+from tests.world.vpc import image as images
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +25,7 @@ def world(_world):
     without a token."""
     _world.reset()
     yield _world
+    note(_world.calls())
     faults = _world.faults
     tokenless = [c for c in _world.imds_calls() if c.method == "GET" and not c.had_token]
     _world.calm()
@@ -33,6 +38,15 @@ def isolated() -> None:
     """For tests that run the binary, which changes the network it finds."""
     if not is_isolated():
         not_tested(f"it needs a network namespace, so run it as root: {refusal()}")
+
+
+@pytest.fixture(scope="session")
+def image(isolated) -> Path:
+    """What instances with a system of their own boot from."""
+    try:
+        return images.image()
+    except images.NoImage as error:
+        not_tested(str(error))
 
 
 @pytest.fixture
@@ -48,6 +62,7 @@ def nat(scene) -> Nat:
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(Comparison())
     # The workers of xdist are in the namespace of the process that starts them.
     if not hasattr(config, "workerinput"):
         isolate(config.pluginmanager.getplugin("capturemanager").stop_global_capturing)

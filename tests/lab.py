@@ -15,7 +15,7 @@ from tests.two_zones import LAUNCH_FIRST, TwoZones, wait_for_all
 from tests.view import View
 from tests.world import World
 from tests.world.namespace import Namespace
-from tests.world.vpc.instance import ENDS_WITH_US
+from tests.world.vpc.init import ENDS_WITH_US
 
 # Seconds that a group takes to notice that an instance is dead; on EC2 it is minutes.
 DETECTION = "3"

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.world import World
-from tests.world.imds import user_data
+from tests.world.metadata import user_data
 from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
 
 A, B = ZONES

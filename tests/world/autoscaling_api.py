@@ -1,4 +1,4 @@
-"""Ties the lifecycle state machine to moto: its groups, its API, its CloudFormation resource.
+"""Ties the lifecycle state machine to moto: its groups and its API.
 
 Importing it patches moto, with all that happens to groups (launch, warm_pool, replacement, refresh,
 spot).
@@ -6,24 +6,26 @@ spot).
 
 from typing import Any
 
-from moto.autoscaling.exceptions import ValidationError
+from moto.autoscaling.exceptions import AutoscalingClientError, ValidationError
 from moto.autoscaling.models import (
     AutoScalingBackend,
     FakeAutoScalingGroup,
     InstanceState,
     TerminateInstanceActivity,
-    autoscaling_backends,
 )
 from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
+from moto.ec2.exceptions import EC2ClientError
 
-from . import refresh, spot, warm_pool
+from . import lifetime, refresh, spot, warm_pool
 from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING, group_named
+from .lifetime import lifetime_from
 from .patching import wrap
 from .replacement import REPLACEMENTS, policy_from
 from .warm_pool import is_warm
 
-__all__ = ["refresh", "spot", "warm_pool"]
+__all__ = ["lifetime", "refresh", "spot", "warm_pool"]
 
 # --- Groups ---------------------------------------------------------------------------------------
 
@@ -96,6 +98,17 @@ def _notify_terminate_instances(
     LIFECYCLE.tick()
 
 
+@wrap(AutoScalingResponse, "delete_auto_scaling_group")
+def _delete(original: Any, response: AutoScalingResponse) -> ActionResult:
+    # API reference, DeleteAutoScalingGroup: without ForceDelete the group must have no instances.
+    group = group_named(response._get_param("AutoScalingGroupName"))
+    if group.instance_states and not response._get_bool_param("ForceDelete", False):
+        raise AutoscalingClientError(
+            "ResourceInUse", "You cannot delete an AutoScalingGroup while there are instances"
+        )
+    return original(response)
+
+
 @wrap(AutoScalingBackend, "delete_auto_scaling_group")
 def _delete_auto_scaling_group(original: Any, backend: AutoScalingBackend, group_name: str) -> None:
     # Deleting a group ends its outstanding actions (Auto Scaling API, DeleteAutoScalingGroup).
@@ -104,8 +117,7 @@ def _delete_auto_scaling_group(original: Any, backend: AutoScalingBackend, group
         for member in list(group.instance_states):
             LIFECYCLE.drop(member)
     original(backend, group_name)
-    for hook in backend.describe_lifecycle_hooks(group_name):
-        backend.delete_lifecycle_hook(group_name, hook.name)
+    _drop_hooks(backend, group_name)
 
 
 def _member(instance_id: str) -> InstanceState:
@@ -153,48 +165,51 @@ def _put_hooks(backend: AutoScalingBackend, group: str, specs: list[dict[str, An
         )
 
 
+def _drop_hooks(backend: AutoScalingBackend, group: str) -> None:
+    for hook in backend.describe_lifecycle_hooks(group):
+        backend.delete_lifecycle_hook(group, hook.name)
+
+
 @wrap(AutoScalingResponse, "create_auto_scaling_group")
 def _create_auto_scaling_group(original: Any, response: AutoScalingResponse) -> ActionResult:
     name = response._get_param("AutoScalingGroupName")
     policy = policy_from(response._get_param("InstanceMaintenancePolicy"))
+    lifetime = lifetime_from(response._get_int_param("MaxInstanceLifetime"))
     hooks = response._get_param("LifecycleHookSpecificationList", [])
-    _put_hooks(response.autoscaling_backend, name, hooks)
-    answer = original(response)
-    group_named(name).instance_maintenance_policy = policy
+    groups = response.autoscaling_backend
+    if name not in groups.autoscaling_groups:
+        _put_hooks(groups, name, hooks)
+    try:
+        answer = original(response)
+    except ServiceException as error:
+        if name not in groups.autoscaling_groups:
+            _drop_hooks(groups, name)
+        if isinstance(error, EC2ClientError):
+            # Of a subnet or launch template that is not there Auto Scaling says so itself.
+            raise ValidationError(error.message) from error
+        raise
+    group = group_named(name)
+    group.instance_maintenance_policy = policy
+    group.max_instance_lifetime = lifetime
     return answer
 
 
 @wrap(AutoScalingResponse, "update_auto_scaling_group")
 def _update_auto_scaling_group(original: Any, response: AutoScalingResponse) -> ActionResult:
+    """moto knows of these settings only at creation, or not at all."""
     settings = response._get_param("InstanceMaintenancePolicy")
     policy = policy_from(settings)
+    seconds = response._get_int_param("MaxInstanceLifetime")
+    lifetime = lifetime_from(seconds)
+    rebalance = response._get_bool_param("CapacityRebalance", None)
+    group = group_named(response._get_param("AutoScalingGroupName"))
     if settings:
-        name = response._get_param("AutoScalingGroupName")
-        group_named(name).instance_maintenance_policy = policy
+        group.instance_maintenance_policy = policy
+    if seconds is not None:
+        group.max_instance_lifetime = lifetime
+    if rebalance is not None:
+        group.capacity_rebalance = rebalance
     return original(response)
-
-
-_from_template = FakeAutoScalingGroup.create_from_cloudformation_json
-
-
-def _create_from_template(
-    cls: type[FakeAutoScalingGroup],
-    resource_name: str,
-    cloudformation_json: dict[str, Any],
-    account_id: str,
-    region_name: str,
-    **kwargs: Any,
-) -> FakeAutoScalingGroup:
-    properties = cloudformation_json["Properties"]
-    policy = policy_from(properties.get("InstanceMaintenancePolicy"))
-    hooks = properties.get("LifecycleHookSpecificationList", [])
-    _put_hooks(autoscaling_backends[account_id][region_name], resource_name, hooks)
-    group = _from_template(resource_name, cloudformation_json, account_id, region_name, **kwargs)
-    group.instance_maintenance_policy = policy
-    return group
-
-
-FakeAutoScalingGroup.create_from_cloudformation_json = classmethod(_create_from_template)
 
 
 # --- Actions --------------------------------------------------------------------------------------

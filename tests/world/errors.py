@@ -24,6 +24,11 @@ def error_reply(service: str, error: ApiError) -> Reply:
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>"
             f"</Errors><RequestID>{_REQUEST_ID}</RequestID></Response>"
         )
+    elif service == "s3":
+        body = (
+            f"<Error><Code>{code}</Code><Message>{message}</Message>"
+            f"<RequestId>{_REQUEST_ID}</RequestId><HostId>host</HostId></Error>"
+        )
     else:
         side = "Receiver" if error.status >= 500 else "Sender"
         body = (
@@ -46,8 +51,8 @@ def throttled(service: str) -> ApiError:
     return ApiError(400, "Throttling", "Rate exceeded")
 
 
-def denied(service: str, action: str, source: str) -> ApiError:
-    user = f"arn:aws:sts::123456789012:assumed-role/hanat-nat/{source or 'anonymous'}"
+def denied(service: str, action: str, source: str, role: str | None = None) -> ApiError:
+    user = f"arn:aws:sts::123456789012:assumed-role/{role or 'hanat-nat'}/{source}"
     why = f"User: {user} is not authorized to perform: {service}:{action} on resource: *"
     if service == "ec2":
         return ApiError(
@@ -56,4 +61,14 @@ def denied(service: str, action: str, source: str) -> ApiError:
             f"You are not authorized to perform this operation. {why} "
             f"because no identity-based policy allows the {service}:{action} action",
         )
-    return ApiError(403, "AccessDenied", why)
+    return ApiError(403, "AccessDenied", "Access Denied" if service == "s3" else why)
+
+
+def unsigned(service: str) -> ApiError:
+    # EC2 API error codes, "AuthFailure"; query services name the missing token; to S3 it is an
+    # anonymous request, and no object of the world's is public.
+    if service == "s3":
+        return ApiError(403, "AccessDenied", "Access Denied")
+    if service == "ec2":
+        return ApiError(401, "AuthFailure", "The request is not signed")
+    return ApiError(403, "MissingAuthenticationToken", "The request is not signed")

@@ -1,7 +1,6 @@
-"""IMDSv2 for one instance, answered from the emulator's state (EC2 user guide,
-"Use the Instance Metadata Service" and "Instance metadata categories")."""
+"""IMDSv2 for one instance: how it is asked (EC2 user guide, "Use the Instance Metadata Service");
+what it says is in metadata.py."""
 
-import base64
 import json
 import secrets
 import threading
@@ -9,18 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.ec2.models import ec2_backends
-from moto.ec2.models.instances import Instance
 
-from .autoscaling import LIFECYCLE, REGION
+from . import metadata
+from .autoscaling import LIFECYCLE
 from .clock import CLOCK
 from .record import ImdsCall, Recorder
-from .spot import SPOT
 from .weather import Subject, Weather
 from .wire import HttpServer, Reply, Request
 
-_ROOT = "/latest/meta-data"
-_USER_DATA = "/latest/user-data"
 _TOKEN = "x-aws-ec2-metadata-token"
 _TTL = "x-aws-ec2-metadata-token-ttl-seconds"
 
@@ -34,7 +29,7 @@ class Imds:
     ) -> None:
         self.instance_id = instance_id
         self.mode = "normal"
-        # None: no instance profile.
+        # Where EC2 was told of no instance profile; None: there is none.
         self.role: str | None = "hanat-nat"
         # How far ahead the credentials expire; negative: they already have.
         self.credentials_seconds = 6 * 3600.0
@@ -87,16 +82,7 @@ class Imds:
                 return _plain(401, "Unauthorized")
         with self._lock:
             LIFECYCLE.tick()
-            if request.path == _USER_DATA:
-                found = user_data(self.instance_id)
-            else:
-                text = self._lookup(request.path)
-                found = None if text is None else text.encode()
-        # EC2 user guide, "Access instance metadata": user data comes as octets, the rest as text.
-        kind = "application/octet-stream" if request.path == _USER_DATA else "text/plain"
-        return (
-            _plain(404, "Not Found") if found is None else Reply(200, found, {"Content-Type": kind})
-        )
+            return self._look_up(request.path)
 
     def _token(self, request: Request) -> Reply:
         if self.mode == "v1_only":
@@ -115,58 +101,56 @@ class Imds:
         reply.headers[_TTL] = ttl
         return reply
 
-    def _lookup(self, path: str) -> str | None:
-        if path != _ROOT and not path.startswith(f"{_ROOT}/"):
-            return None
-        key = path[len(_ROOT) + 1 :]
+    def _look_up(self, path: str) -> Reply:
+        version, _, path = path.removeprefix("/").partition("/")
+        if not version:
+            return _plain(200, "\n".join(metadata.VERSIONS))
+        if version not in metadata.VERSIONS:
+            return _plain(404, "Not Found")
+        user_data = metadata.user_data(self.instance_id)
+        if path in ("user-data", "user-data/") and user_data is not None:
+            # EC2 user guide, "Access instance metadata": user data comes as octets.
+            return Reply(200, user_data, {"Content-Type": "application/octet-stream"})
+        if not path:
+            # EC2 lists these without a slash at their end.
+            top = ["dynamic", "meta-data", "user-data"]
+            return _plain(200, "\n".join(top if user_data is not None else top[:2]))
         values = self._values()
-        if key in values:
-            return values[key]
-        directory = key if not key or key.endswith("/") else f"{key}/"
+        if path in values:
+            return _plain(200, values[path])
+        directory = path if path.endswith("/") else f"{path}/"
         children: dict[str, None] = {}
         for name in values:
             if name.startswith(directory):
                 child, slash, _ = name[len(directory) :].partition("/")
                 children[child + slash] = None
-        return "\n".join(children) if children else None
+        return _plain(200, "\n".join(children)) if children else _plain(404, "Not Found")
 
     def _values(self) -> dict[str, str]:
-        instance = _instance(self.instance_id)
-        interfaces = instance.nics
-        values = {
-            "instance-id": instance.id,
-            "instance-type": instance.instance_type,
-            "ami-id": instance.image_id,
-            "local-ipv4": interfaces[0].private_ip_address,
-            "mac": interfaces[0].mac_address,
-            "placement/availability-zone": instance.availability_zone,
-            "placement/region": REGION,
+        """By path below a version."""
+        values = metadata.tree(self.instance_id)
+        if role := self._role():
+            values["iam/info"] = self._profile(role)
+            values[f"iam/security-credentials/{role}"] = self._credentials()
+        identity = metadata.identity(self.instance_id)
+        return {
+            **{f"meta-data/{path}": value for path, value in values.items()},
+            "dynamic/instance-identity/document": identity,
         }
-        if instance.public_ip:
-            values["public-ipv4"] = instance.public_ip
-        for index, interface in sorted(interfaces.items()):
-            vpc = interface.ec2_backend.get_vpc(interface.subnet.vpc_id)
-            blocks = [item["cidr_block"] for item in vpc.get_cidr_block_association_set()]
-            addresses = [item["PrivateIpAddress"] for item in interface.private_ip_addresses]
-            about = f"network/interfaces/macs/{interface.mac_address}"
-            values |= {
-                f"{about}/device-number": str(index),
-                f"{about}/interface-id": interface.id,
-                f"{about}/local-ipv4s": "\n".join(addresses),
-                f"{about}/mac": interface.mac_address,
-                f"{about}/owner-id": interface.owner_id,
-                f"{about}/subnet-id": interface.subnet.id,
-                f"{about}/subnet-ipv4-cidr-block": interface.subnet.cidr_block,
-                f"{about}/vpc-id": vpc.id,
-                f"{about}/vpc-ipv4-cidr-block": blocks[0],
-                f"{about}/vpc-ipv4-cidr-blocks": "\n".join(blocks),
+
+    def _role(self) -> str | None:
+        return self.role and (metadata.role(self.instance_id) or self.role)
+
+    def _profile(self, role: str) -> str:
+        unknown = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:instance-profile/{role}"
+        return json.dumps(
+            {
+                "Code": "Success",
+                "LastUpdated": _timestamp(datetime.now(UTC)),
+                "InstanceProfileArn": metadata.profile_arn(self.instance_id) or unknown,
+                "InstanceProfileId": "AIPA0123456789EXAMPLE",
             }
-        if target := LIFECYCLE.target(self.instance_id):
-            values["autoscaling/target-lifecycle-state"] = target
-        values |= SPOT.notices(self.instance_id)
-        if self.role:
-            values[f"iam/security-credentials/{self.role}"] = self._credentials()
-        return values
+        )
 
     def _credentials(self) -> str:
         now = datetime.now(UTC)
@@ -177,26 +161,24 @@ class Imds:
                 "LastUpdated": _timestamp(now),
                 "Type": "AWS-HMAC",
                 "AccessKeyId": self.access_key_id,
-                "SecretAccessKey": "the-emulator-checks-no-signatures",
-                "Token": f"session-of-{self.instance_id}",
+                "SecretAccessKey": SECRET_ACCESS_KEY,
+                "Token": session_token(self.instance_id),
                 "Expiration": _timestamp(expires),
             }
         )
 
 
+# Of every role; S3's signatures are checked with it, other services' are not.
+SECRET_ACCESS_KEY = "the-secret-of-every-role"
+
+
+def session_token(instance_id: str) -> str:
+    return f"session-of-{instance_id}"
+
+
 def access_key_id(instance_id: str) -> str:
     """The key ID that an instance's requests are signed with, and so their `Call.source`."""
     return "ASIA" + instance_id.removeprefix("i-")[:16].upper()
-
-
-def user_data(instance_id: str) -> bytes | None:
-    """The instance's user data as IMDS answers it, decoded; call it under the world's lock."""
-    encoded = _instance(instance_id).user_data
-    return (base64.b64decode(str(encoded)) or None) if encoded else None
-
-
-def _instance(instance_id: str) -> Instance:
-    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION].get_instance(instance_id)
 
 
 def _timestamp(when: datetime) -> str:

@@ -20,6 +20,8 @@ class Call:
     status: int = 0
     error: str | None = None
     source: str = ""
+    # Who it says it is, by the User-Agent header.
+    agent: str = ""
     at: float = field(default_factory=time.monotonic)
     took: float = 0.0
 

@@ -124,14 +124,15 @@ class Scene:
         )
         return answer["NatGateway"]["NatGatewayId"]
 
-    def launch_instance(self, subnet: str) -> str:
-        """An instance in no group."""
+    def launch_instance(self, subnet: str, **how: Any) -> str:
+        """An instance in no group; `how` is for RunInstances."""
         answer = self.world.ec2.run_instances(
             ImageId=_IMAGE,
             InstanceType=_INSTANCE_TYPE,
             MinCount=1,
             MaxCount=1,
             SubnetId=subnet,
+            **how,
         )
         return answer["Instances"][0]["InstanceId"]
 

@@ -19,11 +19,12 @@ from moto.moto_server.werkzeug_app import (
     create_backend_app,
 )
 
-from . import model
+from . import authorization, model, s3
 from .autoscaling import LIFECYCLE
 from .buckets import Buckets
 from .changes import CHANGES
-from .errors import ApiError, denied, error_reply, throttled
+from .errors import ApiError, denied, error_reply, throttled, unsigned
+from .inside import INSIDE
 from .record import TESTER, Call, Recorder
 from .weather import Subject, Weather
 from .wire import HttpServer, Reply, Request
@@ -53,21 +54,30 @@ class ApiServer:
         self._weather = weather
 
     def reset(self) -> None:
+        # Not when it is made: another world may still run then.
+        INSIDE.answer = self._handle
         self.buckets.reset()
         self.denials.clear()
         self.faults.clear()
 
     def _handle(self, request: Request) -> Reply:
         arrived = time.monotonic()
-        text = request.body.decode("utf-8", "replace") or request.query
-        params = dict(parse_qsl(text, keep_blank_values=True))
         signed = _CREDENTIAL.search(request.headers.get("authorization", ""))
-        source, service = signed.groups() if signed else ("", _guess_service(params))
-        target = request.headers.get("x-amz-target", "")
-        action = params.get("Action") or target.rpartition(".")[2]
+        source, service = signed.groups() if signed else ("", s3.named_by(request))
+        if service == "s3":
+            action, params = s3.described(request)
+        else:
+            text = request.body.decode("utf-8", "replace") or request.query
+            params = dict(parse_qsl(text, keep_blank_values=True))
+            target = request.headers.get("x-amz-target", "")
+            action = params.get("Action") or target.rpartition(".")[2]
+            service = service or _guess_service(params)
         if source == TESTER:
             return self._checked(service, action, params, request, None)
-        call = self._recorder.add(Call(service, action, params, source=source, at=arrived))
+        agent = request.headers.get("user-agent", "")
+        call = self._recorder.add(
+            Call(service, action, params, source=source, agent=agent, at=arrived)
+        )
         reply = self._weather.run(
             Subject(service, action, params, request.path, request.method),
             lambda: self._checked(service, action, params, request, source),
@@ -90,16 +100,13 @@ class ApiServer:
         """What AWS would answer. `source` is None for the test's own requests."""
         try:
             if source == "":
-                # EC2 API error codes, "AuthFailure"; query services name the missing token.
-                code = "AuthFailure" if service == "ec2" else "MissingAuthenticationToken"
-                status = 401 if service == "ec2" else 403
-                raise ApiError(status, code, "The request is not signed")
+                raise unsigned(service)
             with self._lock:
                 if source is not None and not self.buckets.take(service, action):
                     raise throttled(service)
                 model.check(service, params)
-                if source is not None and self._denied(action):
-                    raise denied(service, action, source)
+                if source is not None:
+                    self._authorize(service, action, params, request, source)
                 if service == "ec2" and params.get("DryRun", "").lower() == "true":
                     # moto honours DryRun in some actions only. EC2 answers 412 to it.
                     message = "Request would have succeeded, but DryRun flag is set."
@@ -114,6 +121,25 @@ class ApiServer:
         except Exception as error:
             self.faults.append(traceback.format_exc())
             return error_reply(service, ApiError(500, "InternalError", f"moto: {error!r}"))
+
+    def _authorize(
+        self, service: str, action: str, params: dict[str, str], request: Request, source: str
+    ) -> None:
+        if service == "s3":
+            s3.check_signature(request)
+        if self._denied(action):
+            raise denied(service, action, source)
+        # Only a role that a test made has policies; all others may do everything.
+        instance = authorization.instance_of(source)
+        role = authorization.role_of(instance) if instance else None
+        if role and not authorization.allowed(role, service, action, params):
+            raise denied(service, action, source, role)
+        if service == "s3" and not action:
+            raise NotImplementedError(f"the world lets nobody {request.method} {request.path}")
+        # S3 API reference, GetObject: "access denied" is what those hear of a missing object who
+        # may not list the bucket, as no role of the world's may.
+        if service == "s3" and role and not s3.exists(params):
+            raise denied(service, action, source, role)
 
     def _denied(self, action: str) -> bool:
         left = self.denials.get(action, 0)

@@ -59,6 +59,13 @@ class ShortBody:
 
 
 @dataclass(frozen=True)
+class Trickle:
+    """The real answer, so many bytes of its body a second."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
 class Replace:
     body: str
     status: int = 200
@@ -81,6 +88,7 @@ Effect = (
     | Hang
     | Truncate
     | ShortBody
+    | Trickle
     | Replace
     | Body
 )
@@ -165,7 +173,7 @@ class Weather:
             return execute()
         effect = rule.effect
         reply = Reply()
-        if rule.after or isinstance(effect, (ResetAfter, Truncate, ShortBody)):
+        if rule.after or isinstance(effect, (ResetAfter, Truncate, ShortBody, Trickle)):
             reply = execute()
         match effect:
             case ErrorReply(status, code, message):
@@ -180,6 +188,8 @@ class Weather:
             case ShortBody():
                 half = len(reply.body) // 2
                 return replace(reply, body=reply.body[:half], missing=len(reply.body) - half)
+            case Trickle(rate):
+                return replace(reply, rate=rate)
             case Replace(text, status) | Body(text, status):
                 kind = "text/plain" if subject.service == "imds" else "text/xml;charset=UTF-8"
                 return Reply(status, text.encode(), {"Content-Type": kind})

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -15,6 +16,8 @@ from http import HTTPStatus
 from .namespace import Namespace
 
 _MAX_HEAD = 64 * 1024
+# How often, in seconds, some of a slow body goes out.
+_STEP = 0.05
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     # Bytes promised by Content-Length and never sent; the connection is closed instead.
     missing: int = 0
+    # How many bytes of the body go out a second; None: all at once.
+    rate: float | None = None
     # Answer with a TCP RST and nothing else.
     reset: bool = False
 
@@ -216,5 +221,13 @@ def _send(conn: socket.socket, request: Request, reply: Reply) -> bool:
     lines.append(f"Content-Length: {len(reply.body) + reply.missing}")
     lines.append(f"Connection: {'keep-alive' if keep else 'close'}")
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    conn.sendall(head if request.method == "HEAD" else head + reply.body)
+    body = b"" if request.method == "HEAD" else reply.body
+    if reply.rate is None:
+        conn.sendall(head + body)
+        return keep
+    conn.sendall(head)
+    step = max(1, int(reply.rate * _STEP))
+    for start in range(0, len(body), step):
+        time.sleep(_STEP)
+        conn.sendall(body[start : start + step])
     return keep

@@ -17,7 +17,7 @@ from botocore.config import Config
 from moto.core.base_backend import BackendDict
 from moto.ec2.models.route_tables import RouteTable
 
-from . import autoscaling_api, ec2
+from . import autoscaling_api, cloudformation_api, ec2, images
 from .autoscaling import LIFECYCLE, REGION, Completion
 from .clock import CLOCK, Clock
 from .imds import Imds, access_key_id
@@ -31,7 +31,7 @@ from .server import ApiServer
 from .spot import SPOT
 from .weather import Effect, Rule, Weather
 
-__all__ = ["DefaultRoute", "World", "autoscaling_api"]
+__all__ = ["DefaultRoute", "World", "autoscaling_api", "cloudformation_api"]
 
 _running = threading.Lock()
 
@@ -99,6 +99,7 @@ class World:
             CLOCK.reset()
             LIFECYCLE.reset()
             ec2.reset()
+            images.reset()
             self._api.reset()
         self._recorder.reset()
 

@@ -7,25 +7,21 @@ NATs    ──┘                    └── metadata, DNS
 ```
 
 Every instance that the emulator launches into the VPC is a namespace; it boots by its user data,
-and goes when the emulator stops or terminates it. A change of route tables, addresses or checks is
-in force before the call that makes it is answered.
+from an image if there is one, and goes when the emulator stops or terminates it. A change of route
+tables, addresses or checks is in force before the call that makes it is answered.
 """
 
 import contextlib
 import functools
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.world import imds
+from tests.world import ec2, metadata
 from tests.world.autoscaling import LIFECYCLE
 from tests.world.changes import CHANGES
 from tests.world.names import Names
@@ -33,10 +29,12 @@ from tests.world.world import World
 
 from .faults import Faults
 from .gateway import InternetGateway
+from .inits import Inits, own_folder
 from .instance import Boot, Instance
 from .internet import NAMES, Internet
 from .picture import Described, Picture, differences, take
 from .router import DNS, UPLINK, Router, Routes, port_name
+from .system import readable
 
 # How often time is looked at, which ends hooks that nobody answers.
 _TICK = 0.01
@@ -59,15 +57,21 @@ class Vpc:
         program: Path,
         boot_time: float = 0.0,
         propagation: float = 0.0,
+        image: Path | None = None,
+        layers: Sequence[Path] = (),
     ) -> None:
         """`program` is on every instance's PATH. An instance takes `boot_time` seconds until its
-        user data runs, a changed route `propagation` seconds until packets go by it."""
+        user data runs, a changed route `propagation` seconds until packets go by it.
+
+        With an image (image.py), instances that have user data boot a system from it, on which the
+        program is not. `layers` are laid over the image, the first one at the top."""
         self.world = world
         self.boot_time = boot_time
         self.propagation = propagation
         self.events: list[Event] = []
         self._vpc_id = vpc_id
         self._program = program
+        self._layers = (*layers, image) if image else ()
         self._picture = Picture()
         self._instances: dict[str, Instance] = {}
         self._over = threading.Event()
@@ -82,13 +86,13 @@ class Vpc:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self.folder = stack.enter_context(_folder())
-            (self.folder / "resolv.conf").write_text(f"nameserver {DNS}\n")
-            (self.folder / "hanat").symlink_to(self._program)
+            self.folder = stack.enter_context(own_folder())
             self.router = Router()
             stack.callback(self.router.close)
             self.internet = Internet(self.world, self.folder)
             stack.callback(self.internet.close)
+            certificate = self.internet.certificate
+            self._inits = Inits(self.folder, self._program, certificate, self._layers)
             self.gateway = InternetGateway(self.router, UPLINK, self.internet)
             stack.callback(self.gateway.close)
             stack.callback(Names(NAMES).serve(self.router, str(DNS)).close)
@@ -150,15 +154,21 @@ class Vpc:
 
     def wait_booted(self, instance_id: str, timeout: float = 60.0) -> Boot:
         """Waits for the end of what it does at its (newest) boot."""
-        self.wait_until(lambda: self._boot(instance_id) is not None, timeout)
+        try:
+            self.wait_until(lambda: self._boot(instance_id) is not None, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{instance_id} has not booted within {timeout:g} s: {self.log(instance_id)}"
+            ) from error
         boot = self._boot(instance_id)
         assert boot
         return boot
 
     def log(self, instance_id: str) -> str:
-        """What its user data printed, all boots of it."""
-        log = self._log(instance_id)
-        return log.read_text() if log.exists() else ""
+        """What its user data printed, all boots of it; of a system, what its console shows, where
+        the whole journal is."""
+        log = self._inits.log(instance_id)
+        return readable(log.read_text(errors="replace")) if log.exists() else ""
 
     def _current(self, instance_id: str) -> Instance | None:
         instance = self._instances.get(instance_id)
@@ -169,9 +179,6 @@ class Vpc:
     def _boot(self, instance_id: str) -> Boot | None:
         instance = self._current(instance_id)
         return instance.boot if instance else None
-
-    def _log(self, instance_id: str) -> Path:
-        return self.folder / f"{instance_id}.log"
 
     # --- What goes wrong ------------------------------------------------------------------------
 
@@ -282,33 +289,19 @@ class Vpc:
     # --- Instances ------------------------------------------------------------------------------
 
     def _open_instance(self, about: Described) -> None:
-        path = [self.folder, Path(sys.executable).parent, os.environ["PATH"], "/usr/sbin", "/sbin"]
-        env = {
-            "AWS_CA_BUNDLE": str(self.internet.certificate),
-            "PATH": ":".join(map(str, path)),
-        }
-        own = self.world.imds(about.instance)
-        instance = Instance(about, self.router, own, self.folder / "resolv.conf", env)
-        self._instances[about.instance] = instance
         with self.world.lock:
-            user_data = imds.user_data(about.instance)
+            user_data = metadata.user_data(about.instance)
+        start = functools.partial(self._inits.start, about.instance, user_data)
+        instance = Instance(about, self.router, self.world.imds(about.instance), start)
+        self._instances[about.instance] = instance
         if user_data is not None:
-            script = self.folder / about.instance
-            script.write_bytes(user_data)
-            script.chmod(0o700)
-            tell = functools.partial(self.tell, about.instance)
-            instance.run_at_boot(script, self._log(about.instance), self.boot_time, tell)
+            instance.boot_up(self.boot_time, functools.partial(self.tell, about.instance))
 
     def _close_instance(self, instance: Instance) -> None:
-        del self._instances[instance.about.instance]
+        instance_id = instance.about.instance
+        del self._instances[instance_id]
         instance.close()
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """For as long as this process lives and it is needed: what removes it waits for the end of its
-    input, which comes even when this process is killed."""
-    folder = Path(tempfile.mkdtemp(prefix=f"hanat-vpc-{os.getpid()}-"))
-    command = ["sh", "-c", 'cat >/dev/null; rm -rf "$0"', folder]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
-        yield folder
+        with self.world.lock:
+            keeps_disk = ec2.backend().get_instance(instance_id).state != "terminated"
+        if not keeps_disk:
+            self._inits.remove_disk(instance_id)
