@@ -11,6 +11,9 @@ TARGET ?= $(HOST)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 BINARY := target/$(TARGET)/release/hanat
 PYTHON := .venv/bin/python
+# For lints and packages; `make tools` installs them here, and those that are there come first.
+TOOLS := cargo-deny@0.20.2 cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
 # What .cargo/config.toml says (RUSTFLAGS replaces it), without the paths of the machine that
 # builds.
@@ -52,8 +55,12 @@ demo: $(BINARY) .venv/ready ## Build, then watch NATs come and go in an emulated
 lab: $(BINARY) .venv/ready ## An emulated VPC to play with: kill NATs, cut them off, look around
 	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.lab
 
+.PHONY: image
+image: .venv/ready ## Make the system that instances boot in the scenes on deployment, where that is possible
+	@$(PYTHON) -m tests.world.vpc.image
+
 .PHONY: test
-test: $(BINARY) .venv/ready ## Build, then run all tests: Rust's units, and the binary from outside
+test: $(BINARY) .venv/ready image ## Build, then run all tests: Rust's units, and the binary from outside
 	@echo "== unit tests (compiling them takes a few minutes the first time)"
 	cargo test --locked
 	@echo "== the binary from outside"
@@ -68,7 +75,7 @@ lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
 	@if command -v cargo-deny >/dev/null; then \
 		cargo deny --locked check licenses bans sources; \
 	else \
-		echo "cargo-deny is not installed: licences were not checked (.ci/run does)"; \
+		echo "cargo-deny is not installed: licences were not checked (run: make tools)"; \
 	fi
 
 .PHONY: build
@@ -89,13 +96,36 @@ $(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml $(shell find src -n
 	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) -- $(LINK_FLAGS)
 	@touch $@
 
+.PHONY: templates
+templates: ## Put userdata/user-data.yaml into cloudformation/ha-nat.yaml, which holds it word for word
+	@sed 's/^./              &/' userdata/user-data.yaml | sed -i \
+		-e '/^ *- |$$/,/^ *- HanatUrl:/{//!d}' -e '/^ *- |$$/r /dev/stdin' cloudformation/ha-nat.yaml
+
+ARCHIVE := hanat-$(VERSION)-$(TARGET)
+
+# A run for another TARGET adds to dist/.
 .PHONY: dist
-dist: $(BINARY) ## Compress the release binary into dist/, with SHA256SUMS (TARGET=… for another one)
-	@mkdir -p dist
-	cp $(BINARY) dist/hanat-$(VERSION)-$(TARGET)
-	gzip -n -9 -k -f dist/hanat-$(VERSION)-$(TARGET)
-	cd dist && sha256sum hanat-$(VERSION)-* > SHA256SUMS
+dist: $(BINARY) templates check-packers ## Fill dist/: binary, archive, deb, rpm, templates (TARGET=… for another one, URL=… where dist/ will be published)
+	@mkdir -p dist && rm -f dist/SHA256SUMS
+	@cp $(BINARY) dist/$(ARCHIVE)
+	@userdata/pack.sh $(BINARY) dist/$(ARCHIVE).tar.gz
+	@cargo deb --quiet --no-build --no-strip --no-dbgsym --target $(TARGET) --output dist/$(ARCHIVE).deb
+	@cargo generate-rpm --target $(TARGET) --output dist/$(ARCHIVE).rpm
+	@cp cloudformation/*.yaml userdata/user-data.yaml userdata/image.pkr.hcl dist
+	@cloudformation/fill.sh dist $(VERSION) $(URL)
+	@cd dist && sha256sum * > SHA256SUMS
 	@ls -l dist && cat dist/SHA256SUMS
+
+.PHONY: check-packers
+check-packers:
+	@for tool in cargo-deb cargo-generate-rpm; do \
+		command -v $$tool >/dev/null || { echo "$$tool is missing; run: make tools" >&2; exit 1; }; \
+	done
+
+# From elsewhere, so that this project's flags for static binaries stay out of it.
+.PHONY: tools
+tools: check-rust ## Install what lints licences and makes packages into target/tools
+	@tools=$(CURDIR)/target/tools; cd / && cargo install --quiet --locked --root "$$tools" $(TOOLS)
 
 .PHONY: bench
 bench: $(BINARY) .venv/ready ## Measure against a shell script, and against the limit

@@ -8,7 +8,7 @@ use crate::kernel::Prepared;
 use crate::report::{Outcome, Report, Row, Shown};
 use crate::routes::Action;
 
-/// For programs. The README documents the fields.
+/// For programs. docs/claim.md documents the fields.
 pub fn json(report: &Report) -> String {
     let network = report.network.as_ref();
     let lifecycle = report.lifecycle.as_ref();

@@ -1,5 +1,5 @@
 //! What a run found, did and failed at, as one readable table or one JSON document. Both say
-//! the same; the JSON's field names are stable and documented in the README.
+//! the same; the JSON's field names are stable and documented in docs/claim.md.
 
 use std::fmt;
 

@@ -1,0 +1,197 @@
+"""What `make dist` fills a folder with: the archive, the packages, templates that name them."""
+
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from cfnlint import decode
+
+from tests.nat import ROOT, binary_path
+from tests.skipping import not_tested
+
+PACK = ROOT / "userdata" / "pack.sh"
+FILL = ROOT / "cloudformation" / "fill.sh"
+DIST = ROOT / "dist"
+FILES = {
+    "/usr/bin/hanat": 0o755,
+    "/usr/lib/systemd/system/hanat-claim.service": 0o644,
+    "/usr/share/man/man8/hanat.8": 0o644,
+}
+URL = "https://downloads.example.com/hanat/0.9.9"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def contents(archive: tarfile.TarFile) -> dict[str, bytes]:
+    """Of the regular files, by path."""
+    files = (member for member in archive.getmembers() if member.isfile())
+    return {f"/{member.name.removeprefix('./')}": read(archive, member) for member in files}
+
+
+def read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file
+    return file.read()
+
+
+# --- The archive ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "hanat.tar.gz"
+    subprocess.run([PACK, binary_path(), path], check=True)
+    return path
+
+
+def test_the_archive_holds_what_is_installed_and_owns_nothing_else(archive):
+    with tarfile.open(archive) as content:
+        members = content.getmembers()
+        assert {f"/{member.name}": member.mode for member in members} == FILES
+        assert {(member.uid, member.gid) for member in members} == {(0, 0)}
+        assert contents(content)["/usr/bin/hanat"] == binary_path().read_bytes()
+
+
+def test_packed_again_it_is_the_same(archive, tmp_path):
+    again = tmp_path / "again.tar.gz"
+    subprocess.run([PACK, binary_path(), again], check=True)
+    assert again.read_bytes() == archive.read_bytes()
+
+
+# --- The templates --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(tmp_path) -> Path:
+    """A folder with the templates and an archive for x86_64."""
+    for template in (ROOT / "cloudformation").glob("*.yaml"):
+        shutil.copy(template, tmp_path)
+    (tmp_path / "hanat-0.9.9-x86_64-unknown-linux-gnu.tar.gz").write_bytes(b"an archive")
+    return tmp_path
+
+
+def fill(folder: Path, *url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FILL, folder, "0.9.9", *url], capture_output=True, text=True)
+
+
+def defaults(folder: Path, template: str) -> dict[str, str]:
+    """Those of the parameters that are about archives."""
+    content, problems = decode.decode(str(folder / template))
+    assert not problems
+    return {
+        name: parameter["Default"]
+        for name, parameter in content["Parameters"].items()
+        if name.startswith("Hanat") and "Default" in parameter
+    }
+
+
+@pytest.mark.parametrize("template", ["ha-nat.yaml", "ha-nat-vpc.yaml"])
+def test_templates_name_the_archives_that_are_there(release, template):
+    done = fill(release, URL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert defaults(release, template) == {
+        "HanatUrlX86": f"{URL}/hanat-0.9.9-x86_64-unknown-linux-gnu.tar.gz",
+        "HanatSha256X86": digest(b"an archive"),
+        "HanatUrlArm64": "",
+        "HanatSha256Arm64": "",
+    }
+    arm = b"another archive"
+    (release / "hanat-0.9.9-aarch64-unknown-linux-gnu.tar.gz").write_bytes(arm)
+    shutil.copy(ROOT / "cloudformation" / template, release)
+    fill(release, "s3://bucket/hanat")
+    filled = defaults(release, template)
+    assert len(filled) == 4
+    expected = "s3://bucket/hanat/hanat-0.9.9-aarch64-unknown-linux-gnu.tar.gz"
+    assert filled["HanatUrlArm64"] == expected
+    assert filled["HanatSha256Arm64"] == digest(arm)
+
+
+def test_without_a_url_the_templates_go_on_asking_for_it(release):
+    assert fill(release).returncode == 0
+    filled = defaults(release, "ha-nat.yaml")
+    assert "HanatUrlX86" not in filled
+    assert filled["HanatSha256X86"] == digest(b"an archive")
+
+
+@pytest.mark.parametrize("url", ["http://a.example/b", "https://a.example/b/", "b", "s3://"])
+def test_a_url_that_cannot_be_is_refused(release, url):
+    done = fill(release, url)
+    assert done.returncode == 2
+    assert url in done.stderr
+    assert defaults(release, "ha-nat.yaml") == {}
+
+
+# --- The packages ---------------------------------------------------------------------------------
+
+
+def packed(kind: str) -> Path:
+    """The package of this kind that `make dist` has made."""
+    found = sorted(DIST.glob(f"*.{kind}"))
+    if not found:
+        not_tested(f"there is no {kind} package, run: make tools dist")
+    tool = {"deb": "dpkg-deb", "rpm": "rpm"}[kind]
+    if not shutil.which(tool):
+        not_tested(f"{tool} is not installed")
+    return found[0]
+
+
+def ask(*command: str | Path) -> bytes:
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_what_dist_is_made_of_fits_its_sums():
+    if not (DIST / "SHA256SUMS").exists():
+        not_tested("there is no dist, run: make tools dist")
+    lines = (DIST / "SHA256SUMS").read_text().splitlines()
+    sums = {name: total for total, name in (line.split("  ") for line in lines)}
+    found = {path.name for path in DIST.iterdir()}
+    assert {name.rpartition(".")[2] for name in found} >= {"gz", "deb", "rpm", "yaml", "hcl"}
+    assert set(sums) == found - {"SHA256SUMS"}
+    assert all(digest((DIST / name).read_bytes()) == total for name, total in sums.items())
+
+
+def test_the_deb_holds_what_the_archive_does():
+    package = packed("deb")
+    with tarfile.open(fileobj=io.BytesIO(ask("dpkg-deb", "--fsys-tarfile", package))) as content:
+        found = contents(content)
+    with tarfile.open(package.with_suffix(".tar.gz")) as content:
+        expected = contents(content)
+    assert set(expected) == set(FILES)
+    manual = "/usr/share/man/man8/hanat.8"
+    assert set(found) == set(FILES) - {manual} | {f"{manual}.gz", "/usr/share/doc/hanat/copyright"}
+    for path in set(FILES) - {manual}:
+        assert found[path] == expected[path]
+    assert ask("dpkg-deb", "--field", package, "Depends").strip() == b""
+
+
+def test_the_rpm_holds_what_the_archive_does():
+    package = packed("rpm")
+    lines = ask("rpm", "--query", "--package", "--dump", package).decode().splitlines()
+    fields = [line.split() for line in lines]
+    with tarfile.open(package.with_suffix(".tar.gz")) as content:
+        expected = {path: digest(data) for path, data in contents(content).items()}
+    assert {path: total for path, _, _, total, *_ in fields} == expected
+    assert {path: int(mode, 8) & 0o777 for path, _, _, _, mode, *_ in fields} == FILES
+    needs = ask("rpm", "--query", "--package", "--requires", package).decode().split("\n")
+    assert {need for need in needs if need and not need.startswith("rpmlib(")} == {"/bin/sh"}
+
+
+def test_packages_enable_the_unit_and_start_nothing(tmp_path):
+    """A package that is put into an image, or upgraded, moves no route."""
+    ask("dpkg-deb", "--control", packed("deb"), tmp_path)
+    scripts = {
+        "deb": (tmp_path / "postinst").read_text(),
+        "rpm": ask(
+            "rpm", "--query", "--package", "--queryformat", "%{POSTIN}", packed("rpm")
+        ).decode(),
+    }
+    for script in scripts.values():
+        assert "enable hanat-claim.service" in script
+        assert "start" not in script
+        assert "--now" not in script
