@@ -27,7 +27,7 @@ from tests.world.scene import ZONES
 from tests.world.vpc.internet import HOST
 from tests.world.vpc.probe import Probe
 from tests.world.vpc.vpc import Vpc
-from tests.world.weather import ErrorReply, Hang
+from tests.world.weather import ErrorReply, Hang, Trickle
 
 OWN = ZONES[0]
 
@@ -148,11 +148,12 @@ def test_a_wrong_checksum_installs_nothing_and_the_group_gives_the_nat_up(stage,
     assert stage.routed_to(OWN) is None
 
 
-def test_a_release_that_is_down_busy_stuck_and_there_again(stage, packed):
-    """Refused, then 503, then a connection on which nothing comes, then the archive."""
+def test_a_release_that_is_down_busy_stuck_and_slow(stage, packed):
+    """Refused, then 503, then a connection on which nothing comes, then the archive in 3 seconds."""
     downloads = stage.vpc.internet.downloads
     downloads.weather(PATH, ErrorReply(503, "Busy"), times=2)
     downloads.weather(PATH, Hang(), times=1)
+    downloads.weather(PATH, Trickle(len(packed) / 3))
     downloads.down()
     deploy_nats(stage, where(packed))
     nat = nat_of(stage)
