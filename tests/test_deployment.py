@@ -149,7 +149,7 @@ def test_a_wrong_checksum_installs_nothing_and_the_group_gives_the_nat_up(stage,
 
 
 def test_a_release_that_is_down_busy_stuck_and_slow(stage, packed):
-    """Refused, then 503, then a connection on which nothing comes, then the archive in 3 seconds."""
+    """Refused, 503, a connection on which nothing comes, then the archive in 3 seconds."""
     downloads = stage.vpc.internet.downloads
     downloads.weather(PATH, ErrorReply(503, "Busy"), times=2)
     downloads.weather(PATH, Hang(), times=1)

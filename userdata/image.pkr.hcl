@@ -107,7 +107,7 @@ build {
     execute_command  = "sudo env {{ .Vars }} sh -eu {{ .Path }}"
     inline = [
       "echo \"$SHA256  /tmp/hanat.tar.gz\" | sha256sum --check --quiet",
-      "tar --extract --gzip --no-same-owner --directory / --file /tmp/hanat.tar.gz",
+      "python3 -m tarfile --extract /tmp/hanat.tar.gz /",
       "rm /tmp/hanat.tar.gz",
       "systemctl enable hanat-claim.service",
       "cloud-init clean --logs",

@@ -67,7 +67,8 @@ ln -s /proc/self/fd dev/fd
 ln -s fd/0 dev/stdin
 ln -s fd/1 dev/stdout
 ln -s fd/2 dev/stderr
-mount -t tmpfs -o mode=755,nosuid,nodev run run
+# As Debian's initramfs mounts it (initramfs-tools, init): no program starts from there.
+mount -t tmpfs -o mode=755,nosuid,nodev,noexec run run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp tmp
 pivot_root . mnt
 cd /
