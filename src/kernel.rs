@@ -9,11 +9,12 @@ mod ruleset;
 mod sysctl;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 use serde::Serialize;
@@ -200,10 +201,11 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
     let ruleset = nftables::read(socket)?;
     let masquerading = firewall::maskers(ruleset.active(), packet);
     if masquerading.is_empty() {
-        let unseen = if iptables_legacy_has("nat") {
-            "; iptables-legacy has a nat table, which cannot be read: use iptables-nft"
-        } else {
-            ""
+        let unseen = match iptables_legacy_has("nat") {
+            Ok(false) => String::new(),
+            Ok(true) => "; iptables-legacy has a nat table, which cannot be read: use iptables-nft"
+                .to_owned(),
+            Err(error) => format!("; whether iptables-legacy does cannot be seen: {error:#}"),
         };
         bail!(
             "no nftables rule on the postrouting hook masquerades what leaves by {interface} \
@@ -232,14 +234,25 @@ fn names(maskers: Vec<Masker>) -> Vec<String> {
 }
 
 fn unseen_filter() -> Option<String> {
-    let warning = "iptables-legacy has a filter table; whether it drops forwarded packets cannot \
-                   be seen";
-    iptables_legacy_has("filter").then(|| warning.to_owned())
+    match iptables_legacy_has("filter") {
+        Ok(false) => None,
+        Ok(true) => Some(
+            "iptables-legacy has a filter table; whether it drops forwarded packets cannot be seen"
+                .to_owned(),
+        ),
+        Err(error) => Some(format!(
+            "whether iptables-legacy has rules cannot be seen: {error:#}"
+        )),
+    }
 }
 
 /// Whether the old interface of iptables, which nftables does not show, has such a table.
-fn iptables_legacy_has(table: &str) -> bool {
-    // Absent where nobody uses it.
-    let names = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
-    names.lines().any(|name| name == table)
+fn iptables_legacy_has(table: &str) -> Result<bool> {
+    const NAMES: &str = "/proc/net/ip_tables_names";
+    match fs::read_to_string(NAMES) {
+        Ok(names) => Ok(names.lines().any(|name| name == table)),
+        // Nobody uses it.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("reading {NAMES}")),
+    }
 }

@@ -48,6 +48,7 @@ class Comparison:
 
     def __init__(self) -> None:
         self._wrong: list[str] = []
+        self._left_out = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -60,13 +61,17 @@ class Comparison:
             config.workeroutput["called"] = sorted(_called)
             return
         stats = config.pluginmanager.getplugin("terminalreporter").stats
-        left_out = config.args != _SUITE or any(
+        self._left_out = config.args != _SUITE or any(
             stats.get(what) for what in ("deselected", "skipped", "failed", "error")
         )
-        self._wrong = difference(_called, everything=not left_out)
+        self._wrong = difference(_called, everything=not self._left_out)
         if self._wrong and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         for line in self._wrong:
             terminalreporter.write_line(f"POLICY: {line}", red=True)
+        if self._left_out:
+            terminalreporter.write_line(
+                "NOT TESTED: whether all that the policy allows is called (not all tests were run)"
+            )

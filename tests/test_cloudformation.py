@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import parliament
 import pytest
 import yaml
 from botocore.exceptions import ClientError
@@ -311,8 +312,10 @@ def test_another_block_of_clients(scene: Scene, parameter: str) -> None:
     ],
 )
 def test_what_the_role_is_for(scene: Scene, parameters: dict[str, str], services: set[str]) -> None:
-    actions = granted(policies(alone(scene, **parameters).outputs["Role"]))
-    assert {action.partition(":")[0] for action in actions} == services
+    documents = policies(alone(scene, **parameters).outputs["Role"])
+    assert {action.partition(":")[0] for action in granted(documents)} == services
+    for document in documents:
+        assert parliament.analyze_policy_string(json.dumps(document)).findings == []
 
 
 def test_max_instance_lifetime(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 with the real cloud-init and the real systemd, while clients measure what they lose."""
 
 import json
+import re
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -27,9 +28,10 @@ from tests.world.scene import ZONES
 from tests.world.vpc.internet import HOST
 from tests.world.vpc.probe import Probe
 from tests.world.vpc.vpc import Vpc
-from tests.world.weather import ErrorReply, Hang, Trickle
+from tests.world.weather import ErrorReply, Hang, Replace, Trickle
 
 OWN = ZONES[0]
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,16 @@ def test_the_whole_vpc(image, world, packed):
 
 
 def test_from_a_bucket(stage, packed):
-    """The role reads the one object, by a signature that curl makes."""
+    """The role reads the one object, by a signature that curl makes; IMDS has its credentials late,
+    as on a stack's first day."""
     s3 = stage.world.client("s3")
     s3.create_bucket(Bucket="releases")
     s3.put_object(Bucket="releases", Key="v1/hanat.tar.gz", Body=packed)
+    refused = '{"Code": "AssumeRoleUnauthorizedAccess", "Message": "not yet"}'
+    credentials = "/latest/meta-data/iam/security-credentials/"
+    stage.world.weather(None, ErrorReply(500, "Busy"), path="/latest/api/token", times=1)
+    stage.world.weather(None, ErrorReply(404, "Not Found"), path=credentials, times=1)
+    stage.world.weather(None, Replace(refused), path=f"{credentials}?*", times=1)
     deploy_nats(stage, where(packed, "s3://releases/v1/hanat.tar.gz"))
     nat = stage.serving(OWN, timeout=60)
     booted_well(stage.vpc, nat)
@@ -107,6 +115,8 @@ def test_it_claims_again_at_every_boot(stage, packed):
         report = probe.stop()
     assert report.addresses == (stage.public(nat),)
     assert "nothing to do" in on(stage.vpc, nat, f"journalctl --unit {UNIT}")
+    [by_hand] = re.findall("^sudo (env .*)$", README.read_text(), re.M)
+    assert "0 to claim, 1 lead here already" in on(stage.vpc, nat, by_hand)
     assert stage.vpc.internet.downloads.requests == [PATH], "installed once"
     assert [c.result for c in stage.world.completions] == ["CONTINUE"], "at the first boot"
 
@@ -164,6 +174,35 @@ def test_a_release_that_is_down_busy_stuck_and_slow(stage, packed):
     assert stage.serving(OWN, timeout=90) == nat
     booted_well(stage.vpc, nat)
     assert downloads.requests == [PATH] * 4
+
+
+def test_a_claim_that_fails_says_why_on_the_console(image, world, packed, tmp_path):
+    """All that is left of an instance that its group has given up. As on most systems, the journal
+    is not forwarded there."""
+    settings = tmp_path / "etc/systemd/journald.conf.d/zz.conf"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[Journal]\nForwardToConsole=no\n")
+    for folder in (tmp_path, *settings.parents[:4]):
+        folder.chmod(0o755)
+    with TwoZones(world, zones=[OWN], image=image, layers=[tmp_path]) as stage:
+        stage.vpc.internet.downloads.files[PATH] = packed
+        deploy_nats(stage, {**where(packed), "Settings": "HANAT_OWNER_TAG=Nobody"})
+        nat = nat_of(stage)
+        stage.vpc.wait_until(lambda: nat not in stage.vpc.picture.instances, timeout=60)
+        assert f"no route table of {stage.scene.vpc} is tagged Nobody=" in stage.vpc.log(nat)
+        assert world.completions[0].result == "ABANDON"
+
+
+def test_the_unit_sees_the_tables_of_iptables_legacy(stage, packed):
+    """Which only root's group may read."""
+    deploy_nats(stage, where(packed))
+    nat = stage.serving(OWN, timeout=60)
+    booted_well(stage.vpc, nat)
+    with stage.vpc.instance(nat).place.entered():
+        done = subprocess.run(["iptables-legacy", "--table", "filter", "--list"])
+    assert done.returncode == 0
+    on(stage.vpc, nat, f"systemctl restart {UNIT}")
+    assert "iptables-legacy has a filter table" in stage.vpc.log(nat)
 
 
 # --- Images ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -80,13 +81,21 @@ def fill(folder: Path, *url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([FILL, folder, "0.9.9", *url], capture_output=True, text=True)
 
 
-def defaults(folder: Path, template: str) -> dict[str, str]:
-    """Those of the parameters that are about archives."""
+def parameters(folder: Path, template: str) -> dict[str, dict[str, str]]:
     content, problems = decode.decode(str(folder / template))
     assert not problems
+    return content["Parameters"]
+
+
+def default(folder: Path, template: str, name: str) -> str:
+    return parameters(folder, template)[name]["Default"]
+
+
+def defaults(folder: Path, template: str) -> dict[str, str]:
+    """Those of the parameters that are about archives."""
     return {
         name: parameter["Default"]
-        for name, parameter in content["Parameters"].items()
+        for name, parameter in parameters(folder, template).items()
         if name.startswith("Hanat") and "Default" in parameter
     }
 
@@ -101,11 +110,13 @@ def test_templates_name_the_archives_that_are_there(release, template):
         "HanatUrlArm64": "",
         "HanatSha256Arm64": "",
     }
+    assert default(release, template, "InstanceType") == "t3.nano", "of that architecture"
     arm = b"another archive"
     (release / "hanat-0.9.9-aarch64-unknown-linux-gnu.tar.gz").write_bytes(arm)
     shutil.copy(ROOT / "cloudformation" / template, release)
     fill(release, "s3://bucket/hanat")
     filled = defaults(release, template)
+    assert default(release, template, "InstanceType") == "t4g.nano"
     assert len(filled) == 4
     expected = "s3://bucket/hanat/hanat-0.9.9-aarch64-unknown-linux-gnu.tar.gz"
     assert filled["HanatUrlArm64"] == expected
@@ -119,7 +130,17 @@ def test_without_a_url_the_templates_go_on_asking_for_it(release):
     assert filled["HanatSha256X86"] == digest(b"an archive")
 
 
-@pytest.mark.parametrize("url", ["http://a.example/b", "https://a.example/b/", "b", "s3://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example/b",
+        "https://a.example/b/",
+        "b",
+        "s3://",
+        "https://a.example/b?c&d",
+        "s3://A/b",
+    ],
+)
 def test_a_url_that_cannot_be_is_refused(release, url):
     done = fill(release, url)
     assert done.returncode == 2
@@ -132,7 +153,8 @@ def test_a_url_that_cannot_be_is_refused(release, url):
 
 def packed(kind: str) -> Path:
     """The package of this kind that `make dist` has made."""
-    found = sorted(DIST.glob(f"*.{kind}"))
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    found = sorted(DIST.glob(f"hanat-{version}-*.{kind}"))
     if not found:
         not_tested(f"there is no {kind} package, run: make tools dist")
     tool = {"deb": "dpkg-deb", "rpm": "rpm"}[kind]

@@ -14,7 +14,7 @@ from tests.world.vpc.vpc import Vpc
 from tests.world.weather import Latency
 from tests.world.world import World
 
-# Until there are templates: what their user data comes to, at every boot.
+# What the templates' user data and unit come to, at every boot, without a system to run them.
 CLAIM = "#!/bin/sh\nexec hanat claim\n"
 LAUNCH_FIRST = (100, 200)
 

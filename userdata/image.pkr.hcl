@@ -36,6 +36,12 @@ variable "region" {
   default     = "us-east-1"
 }
 
+variable "subnet" {
+  type        = string
+  description = "A public subnet to bake in; the default VPC's where it is empty."
+  default     = ""
+}
+
 locals {
   stamp = formatdate("YYYYMMDDhhmmss", timestamp())
   archives = {
@@ -48,9 +54,24 @@ locals {
   }
 }
 
+# The images that the templates take, too.
+data "amazon-parameterstore" "arm64" {
+  region = var.region
+  name   = "/aws/service/ami-amazon-linux-latest/al2023-ami-minimal-kernel-default-arm64"
+}
+
+data "amazon-parameterstore" "x86_64" {
+  region = var.region
+  name   = "/aws/service/ami-amazon-linux-latest/al2023-ami-minimal-kernel-default-x86_64"
+}
+
 source "amazon-ebs" "hanat" {
   region       = var.region
+  subnet_id    = var.subnet
   ssh_username = "ec2-user"
+
+  ssh_clear_authorized_keys = true
+
   imds_support = "v2.0"
   encrypt_boot = true
 
@@ -71,28 +92,14 @@ build {
     name          = "arm64"
     ami_name      = "hanat-${var.version}-arm64-${local.stamp}"
     instance_type = "t4g.small"
-
-    source_ami_filter {
-      owners      = ["amazon"]
-      most_recent = true
-      filters = {
-        name = "al2023-ami-minimal-2023.*-kernel-*-arm64"
-      }
-    }
+    source_ami    = data.amazon-parameterstore.arm64.value
   }
 
   source "amazon-ebs.hanat" {
     name          = "x86_64"
     ami_name      = "hanat-${var.version}-x86_64-${local.stamp}"
     instance_type = "t3.small"
-
-    source_ami_filter {
-      owners      = ["amazon"]
-      most_recent = true
-      filters = {
-        name = "al2023-ami-minimal-2023.*-kernel-*-x86_64"
-      }
-    }
+    source_ami    = data.amazon-parameterstore.x86_64.value
   }
 
   provisioner "file" {

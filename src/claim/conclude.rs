@@ -20,8 +20,16 @@ impl Run<'_> {
             return Ok(());
         };
         let serves = worked.is_ok() || report.serves();
+        let due = self.due(&member, serves)?;
+        if let Err(error) = worked
+            && !due.is_empty()
+            && !serves
+        {
+            // Before the answer, after which this instance may be gone any moment.
+            tracing::warn!("giving the launch up: {error:#}");
+        }
         let mut answered = None;
-        for (hook, answer) in self.due(&member, serves)? {
+        for (hook, answer) in due {
             let instance = &self.instance.instance_id;
             let done = self
                 .autoscaling
