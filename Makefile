@@ -45,7 +45,7 @@ TARGET_VARIABLE := $(shell echo $(TARGET) | tr a-z- A-Z_)
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 .PHONY: demo
 demo: $(BINARY) .venv/ready ## Build, then watch NATs come and go in an emulated VPC

@@ -56,6 +56,13 @@ def scene(isolated, world) -> Scene:
 
 
 @pytest.fixture
+def network(world) -> Scene:
+    """The same for tests of stacks, which run nothing: time stands still."""
+    world.clock.freeze()
+    return two_zone_vpc(world, nats_in_group=False)
+
+
+@pytest.fixture
 def nat(scene) -> Nat:
     """A NAT instance of the first zone, launched by its group and waiting for its hook."""
     return Nat(scene, scene.launch_group(ZONES[0]))

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.nat import ROOT
+from tests.stacks import ALONE
 from tests.two_zones import TwoZones
 from tests.world.deploy import Stack, deploy
 from tests.world.vpc.vpc import Vpc
 
-NATS = ROOT / "cloudformation" / "ha-nat.yaml"
-WHOLE_VPC = ROOT / "cloudformation" / "ha-nat-vpc.yaml"
 PATH = "/hanat/hanat.tar.gz"
 URL = f"https://downloads.example.com{PATH}"
 UNIT = "hanat-claim.service"
@@ -44,7 +43,7 @@ def deploy_nats(stage: TwoZones, parameters: Mapping[str, str]) -> Stack:
         letter = zone[-1]
         network[f"PublicSubnet{letter.upper()}"] = stage.scene.public_subnets[zone]
         stage.scene.groups[zone] = f"nat-{letter}"
-    return deploy(stage.world, NATS, {**network, **parameters})
+    return deploy(stage.world, ALONE, {**network, **parameters})
 
 
 def on(vpc: Vpc, instance: str, command: str) -> str:

@@ -14,7 +14,6 @@ from tests.deployment import (
     PATH,
     UNIT,
     URL,
-    WHOLE_VPC,
     archive,
     booted_well,
     deploy_nats,
@@ -22,6 +21,7 @@ from tests.deployment import (
     where,
 )
 from tests.nat import ROOT, binary_path
+from tests.stacks import WITH_VPC
 from tests.two_zones import TwoZones
 from tests.world.deploy import deploy
 from tests.world.scene import ZONES
@@ -58,7 +58,7 @@ def nat_of(stage) -> str:
 
 def test_the_whole_vpc(image, world, packed):
     """Nothing but the template; each zone goes out by its own NAT."""
-    stack = deploy(world, WHOLE_VPC, {**where(packed), "Settings": "HANAT_LOG_FORMAT=json"})
+    stack = deploy(world, WITH_VPC, {**where(packed), "Settings": "HANAT_LOG_FORMAT=json"})
     outputs = stack.outputs
     with Vpc(world, outputs["Vpc"], binary_path(), image=image) as vpc:
         vpc.internet.downloads.files[PATH] = packed
