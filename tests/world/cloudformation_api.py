@@ -106,6 +106,7 @@ def _template(response: CloudFormationResponse) -> str | None:
 
 
 def _parameters(response: CloudFormationResponse, before: dict[str, str]) -> dict[str, str]:
+    """What is not given takes the template's default, in an update, too (?)."""
     given = {}
     for parameter in response._get_param("Parameters", []):
         key = parameter["ParameterKey"]

@@ -39,7 +39,7 @@ class LaunchTemplate(Kind):
 class Group(Kind):
     """Without an update policy an update leaves the group's instances alone (user guide,
     "UpdatePolicy attribute"), and without a creation policy nothing waits for them ("CreationPolicy
-    attribute")."""
+    attribute"; whether not even for those in Pending:Wait, no source says (?))."""
 
     known = ("AutoScalingGroupName",)
     in_place = (
@@ -61,7 +61,7 @@ class Group(Kind):
 
     def update(self, resource: Resource, old: Properties) -> None:
         settings = _settings(resource)
-        # What the template no longer has goes back to its default (API reference,
+        # What the template no longer has goes back to its default (?) (API reference,
         # UpdateAutoScalingGroup: 0 and -1 clear these).
         settings.setdefault("MaxInstanceLifetime", 0)
         settings.setdefault("CapacityRebalance", False)
