@@ -62,13 +62,14 @@ class Demo:
     def _scene(self, name: str, what: str, connected: bool = True) -> Iterator[None]:
         """Measured from when all clients get through, if they do, until they do (again)."""
         with self._stage.probes() as probes:
-            self._view.probes = probes
             if connected:
                 wait_for_all(probes)
+            self._view.probes = probes
             self._console.print(f"[bold]== {what}[/bold]")
             started = time.monotonic()
             yield
             wait_for_all(probes)
+            self._view.wait_shown()
             self._view.probes = {}
             self.outcome.append(Outcome(name, started, time.monotonic(), stop_all(probes)))
 

@@ -34,6 +34,20 @@ class View:
         self._names: dict[str, str] = {}
         self._history: dict[str, collections.deque[bool]] = {}
         self._sampled = 0.0
+        self._looks = 0
+        self._looked = threading.Condition()
+
+    def look_over(self) -> None:
+        """Whoever shows it has just looked at all of it."""
+        with self._looked:
+            self._looks += 1
+            self._looked.notify_all()
+
+    def wait_shown(self) -> None:
+        """Until what is now is shown. A look that is under way may have begun before."""
+        with self._looked:
+            wanted = self._looks + 2
+            self._looked.wait_for(lambda: self._looks >= wanted, timeout=30)
 
     # --- Names ----------------------------------------------------------------------------------
 
@@ -75,9 +89,10 @@ class View:
     def __rich__(self) -> RenderableType:
         probes = self.probes
         self._sample(probes)
-        return Group(
-            self.tables(), self.nats(), self.clients(probes, self._history), self.events(_EVENTS)
-        )
+        parts = self.tables(), self.nats(), self.clients(probes, self._history)
+        shown = Group(*parts, self.events(_EVENTS))
+        self.look_over()
+        return shown
 
     def tables(self) -> Table:
         table = plain_table("route table", "tag", "subnet", "default route")
@@ -191,6 +206,7 @@ def _print_lines(view: View, console: Console, over: threading.Event) -> None:
                 how = "gets through" if up[zone] else "does not get through any more"
                 now = Event(time.monotonic(), view.stage.client_id(zone), how)
                 console.print(view.line(now))
+        view.look_over()
         if last:
             return
 
