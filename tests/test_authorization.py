@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 
 from tests.nat import Nat, Ran
-from tests.test_cloudformation import ALONE, HANAT
+from tests.stacks import ALONE, HANAT
 from tests.world import World
 from tests.world.authority import write_certificate
 from tests.world.authorization import Target, allowed, decide, granted, policies, role_of
