@@ -46,6 +46,14 @@ def deploy_nats(stage: TwoZones, parameters: Mapping[str, str]) -> Stack:
     return deploy(stage.world, ALONE, {**network, **parameters})
 
 
+def deploy_serving(stage: TwoZones, parameters: Mapping[str, str]) -> tuple[Stack, str]:
+    """The same, and the first zone's NAT, which has booted well and serves."""
+    stack = deploy_nats(stage, parameters)
+    nat = stage.serving(stage.zones[0], timeout=60)
+    booted_well(stage.vpc, nat)
+    return stack, nat
+
+
 def on(vpc: Vpc, instance: str, command: str) -> str:
     """What a shell command prints on an instance, which must not fail."""
     ran = vpc.instance(instance).run("sh", "-c", command)

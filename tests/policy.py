@@ -11,6 +11,7 @@ import pytest
 from cfnlint import decode
 
 from tests.nat import ROOT
+from tests.world import authorization
 from tests.world.record import Call
 
 _SUITE = ["tests"]
@@ -31,8 +32,7 @@ def granted() -> set[str]:
     template, _ = decode.decode(str(ROOT / "cloudformation" / "ha-nat.yaml"))
     policies = template["Resources"]["Role"]["Properties"]["Policies"]
     [policy] = [policy for policy in policies if policy.get("PolicyName") == "hanat-claim"]
-    actions = [statement["Action"] for statement in policy["PolicyDocument"]["Statement"]]
-    return {name for each in actions for name in ([each] if isinstance(each, str) else each)}
+    return authorization.granted([policy["PolicyDocument"]])
 
 
 def difference(called: set[str], everything: bool) -> list[str]:

@@ -14,9 +14,9 @@ from cryptography import x509
 
 from tests.nat import Nat, Ran
 from tests.stacks import ALONE, HANAT
-from tests.world import World
+from tests.world import World, metadata
 from tests.world.authority import write_certificate
-from tests.world.authorization import Target, allowed, decide, granted, policies, role_of
+from tests.world.authorization import Target, allowed, decide, granted, policies
 from tests.world.deploy import deploy
 from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
 
@@ -48,7 +48,7 @@ class Deployed:
 
     @property
     def role(self) -> str:
-        role = role_of(self.instance)
+        role = metadata.role(self.instance)
         assert role is not None
         return role
 

@@ -24,8 +24,8 @@ from tests.stacks import (
     tags,
     third_subnet,
 )
-from tests.world import World
-from tests.world.authorization import granted, policies, role_of
+from tests.world import World, metadata
+from tests.world.authorization import granted, policies
 from tests.world.deploy import deploy
 from tests.world.images import NAMES
 from tests.world.scene import ZONES, Scene
@@ -119,7 +119,7 @@ def test_an_instance(network: Scene) -> None:
     assert {tag["Key"]: tag["Value"] for tag in described["TagSet"]}["Name"] == "nat"
     assert tags(instance)["Name"] == "nat-a"
     assert tags(instance)["aws:cloudformation:stack-name"] == "nat"
-    assert role_of(instance["InstanceId"]) == stack.outputs["Role"]
+    assert metadata.role(instance["InstanceId"]) == stack.outputs["Role"]
     assert "/nat-InstanceProfile-" in instance["IamInstanceProfile"]["Arn"]
 
 

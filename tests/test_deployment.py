@@ -17,6 +17,7 @@ from tests.deployment import (
     archive,
     booted_well,
     deploy_nats,
+    deploy_serving,
     on,
     where,
 )
@@ -97,17 +98,13 @@ def test_from_a_bucket(stage, packed):
     stage.world.weather(None, ErrorReply(500, "Busy"), path="/latest/api/token", times=1)
     stage.world.weather(None, ErrorReply(404, "Not Found"), path=credentials, times=1)
     stage.world.weather(None, Replace(refused), path=f"{credentials}?*", times=1)
-    deploy_nats(stage, where(packed, "s3://releases/v1/hanat.tar.gz"))
-    nat = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, nat)
+    deploy_serving(stage, where(packed, "s3://releases/v1/hanat.tar.gz"))
     assert stage.vpc.internet.downloads.requests == []
     assert len(stage.world.calls("GetObject")) == 1
 
 
 def test_it_claims_again_at_every_boot(stage, packed):
-    deploy_nats(stage, where(packed))
-    nat = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, nat)
+    _, nat = deploy_serving(stage, where(packed))
     with stage.connected_probe() as probe:
         stage.world.ec2.reboot_instances(InstanceIds=[nat])
         booted_well(stage.vpc, nat)
@@ -123,9 +120,7 @@ def test_it_claims_again_at_every_boot(stage, packed):
 
 def test_what_fails_at_a_boot_is_tried_again_by_systemd(stage, packed):
     """Longer than a run's own deadline."""
-    deploy_nats(stage, {**where(packed), "Settings": "HANAT_DEADLINE=4s"})
-    nat = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, nat)
+    _, nat = deploy_serving(stage, {**where(packed), "Settings": "HANAT_DEADLINE=4s"})
     stage.world.weather("DescribeRouteTables", ErrorReply(503, "Unavailable"))
     stage.world.ec2.reboot_instances(InstanceIds=[nat])
     stage.vpc.instance(nat)
@@ -195,9 +190,7 @@ def test_a_claim_that_fails_says_why_on_the_console(image, world, packed, tmp_pa
 
 def test_the_unit_sees_the_tables_of_iptables_legacy(stage, packed):
     """Which only root's group may read."""
-    deploy_nats(stage, where(packed))
-    nat = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, nat)
+    _, nat = deploy_serving(stage, where(packed))
     with stage.vpc.instance(nat).place.entered():
         done = subprocess.run(["iptables-legacy", "--table", "filter", "--list"])
     assert done.returncode == 0
@@ -218,7 +211,7 @@ def baked_by_the_recipe(stage, content: bytes) -> Path:
     on(stage.vpc, builder, f"curl --silent --fail --output /tmp/hanat.tar.gz {URL}")
     on(stage.vpc, builder, f"export SHA256={sha256(content).hexdigest()}; set -eu; {script}")
     assert on(stage.vpc, builder, f"systemctl is-active {UNIT} || :") == "inactive"
-    return stage.vpc.folder / "disks" / builder / "upper"
+    return stage.vpc.disk(builder) / "upper"
 
 
 def test_baked_into_the_image_it_starts_by_itself_and_nothing_is_fetched(
@@ -233,9 +226,9 @@ def test_baked_into_the_image_it_starts_by_itself_and_nothing_is_fetched(
     world.reset()
     nowhere = where(packed, "https://nowhere.example.com/x") | {"ImageId": "ami-0123456789abcdef0"}
     with TwoZones(world, zones=[OWN], image=image, layers=[layer]) as stage:
-        deploy_nats(stage, {**nowhere, "Settings": "HANAT_LOG_FORMAT=json HANAT_NO_PROBE=true"})
-        nat = stage.serving(OWN, timeout=60)
-        booted_well(stage.vpc, nat)
+        _, nat = deploy_serving(
+            stage, {**nowhere, "Settings": "HANAT_LOG_FORMAT=json HANAT_NO_PROBE=true"}
+        )
         with stage.connected_probe() as probe:
             assert probe.stop().failed == 0
         assert stage.vpc.internet.downloads.requests == []
@@ -250,9 +243,7 @@ def test_baked_into_the_image_it_starts_by_itself_and_nothing_is_fetched(
 
 
 def test_an_update_under_traffic_fails_no_new_connection(stage, packed, tmp_path):
-    stack = deploy_nats(stage, where(packed))
-    old = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, old)
+    stack, old = deploy_serving(stage, where(packed))
     before = stage.public(old)
     newer = tmp_path / "hanat"
     newer.write_bytes(binary_path().read_bytes() + b"newer")
@@ -280,9 +271,7 @@ def test_an_update_under_traffic_fails_no_new_connection(stage, packed, tmp_path
 
 def test_a_bad_update_leaves_the_old_nat_in_service(stage, packed):
     """The refresh cannot launch anything that comes into service."""
-    stack = deploy_nats(stage, where(packed))
-    old = stage.serving(OWN, timeout=60)
-    booted_well(stage.vpc, old)
+    stack, old = deploy_serving(stage, where(packed))
     stack.update(where(packed + b"x"))
     with stage.connected_probe() as probe:
         stage.refresh(OWN)

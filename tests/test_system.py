@@ -145,7 +145,7 @@ def test_what_stands_still_goes_on_and_what_ends_leaves_nothing(stage):
     killed, _ = both = [launch(stage, TICKS), launch(stage, TICKS)]
     for instance in both:
         assert boots(stage, instance) == 0, stage.vpc.log(instance)
-    disk, ticks = disk_of(stage, killed), disk_of(stage, killed) / "upper/opt/ticks"
+    disk, ticks = stage.vpc.disk(killed), stage.vpc.disk(killed) / "upper/opt/ticks"
     sleeps = stage.vpc.instance(killed).start(["sleep", "1000"])
     for _ in range(2):
         stage.vpc.freeze(killed)
@@ -178,13 +178,9 @@ def test_nothing_is_left_of_a_vpc_that_is_closed_while_it_boots(image, world):
     assert not stage.vpc.folder.exists()
 
 
-def disk_of(stage, instance: str) -> Path:
-    return stage.vpc.folder / "disks" / instance
-
-
 def left(stage, instance: str) -> set[str]:
     """What is there of it on this machine."""
-    group, disk = hierarchy() / stage.vpc.folder.name / instance, disk_of(stage, instance)
+    group, disk = hierarchy() / stage.vpc.folder.name / instance, stage.vpc.disk(instance)
     found = {
         "control group": group.exists(),
         "processes": any(file.read_text() for file in group.rglob("cgroup.procs")),

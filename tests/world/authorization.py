@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from moto.autoscaling.models import FakeAutoScalingGroup
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.iam.models import iam_backends
 
-from . import ec2, metadata
+from . import ec2
 from .autoscaling import REGION, backend
 from .imds import access_key_id
 
@@ -42,11 +41,6 @@ def instance_of(source: str) -> str | None:
     """The instance, launched with an instance profile, whose access key ID this is."""
     profiles = ec2.backend().iam_instance_profile_associations
     return next((instance for instance in profiles if access_key_id(instance) == source), None)
-
-
-def role_of(instance_id: str) -> str | None:
-    """The name of the role in its instance profile."""
-    return metadata.role(instance_id)
 
 
 def policies(role: str) -> list[dict[str, Any]]:
@@ -90,11 +84,10 @@ def _in_vpc(path: str, vpc: str, tags: list[dict[str, str]]) -> Target:
 
 def _group(params: Params) -> Target | None:
     group = backend().autoscaling_groups.get(params["AutoScalingGroupName"])
-    return group and Target(group.arn, _group_tags(group))
-
-
-def _group_tags(group: FakeAutoScalingGroup) -> dict[str, str]:
-    return {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in group.tags}
+    if group is None:
+        return None
+    context = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in group.tags}
+    return Target(group.arn, context)
 
 
 def _object(params: Params) -> Target:

@@ -9,10 +9,10 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 from moto.core.botocore_stubber import MockRawResponse
 
+from .autoscaling import REGION
 from .record import TESTER
 from .wire import Reply, Request
 
-_REGION = "us-east-1"
 _URL = "http://world"
 
 
@@ -25,7 +25,7 @@ class Inside:
         if service not in self._clients:
             client = boto3.client(
                 service,
-                region_name=_REGION,
+                region_name=REGION,
                 endpoint_url=_URL,
                 aws_access_key_id=TESTER,
                 aws_secret_access_key="test",

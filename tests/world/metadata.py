@@ -4,10 +4,9 @@
 import base64
 import json
 
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import Instance
 
+from . import ec2
 from .autoscaling import LIFECYCLE, REGION
 from .spot import SPOT
 
@@ -95,7 +94,7 @@ def profile_arn(instance_id: str) -> str | None:
 
 def role(instance_id: str) -> str | None:
     """The role in that instance profile."""
-    association = _backend().iam_instance_profile_associations.get(instance_id)
+    association = ec2.backend().iam_instance_profile_associations.get(instance_id)
     roles = association.iam_instance_profile.roles if association else []
     return roles[0].name if roles else None
 
@@ -135,8 +134,4 @@ def _reservation(instance: Instance) -> str:
 
 
 def _instance(instance_id: str) -> Instance:
-    return _backend().get_instance(instance_id)
-
-
-def _backend():
-    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+    return ec2.backend().get_instance(instance_id)

@@ -19,7 +19,7 @@ from moto.moto_server.werkzeug_app import (
     create_backend_app,
 )
 
-from . import authorization, model, s3
+from . import authorization, metadata, model, s3
 from .autoscaling import LIFECYCLE
 from .buckets import Buckets
 from .changes import CHANGES
@@ -131,7 +131,7 @@ class ApiServer:
             raise denied(service, action, source)
         # Only a role that a test made has policies; all others may do everything.
         instance = authorization.instance_of(source)
-        role = authorization.role_of(instance) if instance else None
+        role = metadata.role(instance) if instance else None
         if role and not authorization.allowed(role, service, action, params):
             raise denied(service, action, source, role)
         if service == "s3" and not action:

@@ -34,7 +34,7 @@ class Inits:
         """The first process of an instance: with user data, and layers, a system's."""
         log = self.log(instance)
         if user_data is not None and self._layers:
-            disk = Disk(self._disk(instance), self._layers, self._certificate, self._resolv_conf)
+            disk = Disk(self.disk(instance), self._layers, self._certificate, self._resolv_conf)
             return SystemInit(place, disk, f"{self._folder.name}/{instance}", log)
         script = self._folder / instance
         if user_data is not None:
@@ -49,9 +49,9 @@ class Inits:
 
     def remove_disk(self, instance: str) -> None:
         """If it has one."""
-        shutil.rmtree(self._disk(instance), ignore_errors=True)
+        shutil.rmtree(self.disk(instance), ignore_errors=True)
 
-    def _disk(self, instance: str) -> Path:
+    def disk(self, instance: str) -> Path:
         return self._folder / "disks" / instance
 
 

@@ -170,6 +170,10 @@ class Vpc:
         log = self._inits.log(instance_id)
         return readable(log.read_text(errors="replace")) if log.exists() else ""
 
+    def disk(self, instance_id: str) -> Path:
+        """The folder of what a system keeps when it reboots, in `upper`, until it is terminated."""
+        return self._inits.disk(instance_id)
+
     def _current(self, instance_id: str) -> Instance | None:
         instance = self._instances.get(instance_id)
         about = self._picture.instances.get(instance_id)
