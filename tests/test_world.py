@@ -351,6 +351,16 @@ def test_buckets(world: World, action: str, capacity: int, refill: int) -> None:
     assert throttled(capacity) == 0
 
 
+def test_a_frozen_clock_is_exact(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Since a machine's start; with this one, a day later was once a rounding error short of a day.
+    monkeypatch.setattr("tests.world.clock.time.monotonic", lambda: 76377.461898)
+    world.clock.freeze()
+    began = world.clock.now()
+    world.clock.advance(86399)
+    world.clock.advance(1)
+    assert world.clock.now() - began == 86400
+
+
 def test_autoscaling_throttles_in_its_own_words(world: World) -> None:
     world.bucket("DescribeAutoScalingInstances", 1, 0)
     client = world.client("autoscaling", CLIENT)

@@ -1,5 +1,6 @@
 """Time as the world sees it: real monotonic time plus what a test adds to it."""
 
+import math
 import time
 
 
@@ -18,8 +19,12 @@ class Clock:
         self._ahead += seconds
 
     def freeze(self) -> None:
-        """Only `advance` moves this clock from now on."""
-        self._frozen = time.monotonic()
+        """Only `advance` moves this clock from now on.
+
+        It stops at a binary fraction of a second, so that sums with whole seconds are exact: what
+        began now and lasts a day ends after a day of `advance`, not a rounding error later.
+        """
+        self._frozen = math.ceil(time.monotonic() * 1024) / 1024
 
     def reset(self) -> None:
         self._ahead = 0.0
