@@ -31,15 +31,23 @@ RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
 LINK_FLAGS := $(if $(LLD),-C link-arg=-Wl$(COMMA)--icf=all \
 	$(if $(RELR),-C link-arg=-Wl$(COMMA)--pack-dyn-relocs=relr))
 
+# A target's standard library comes with the toolchain, from rustup, or, where that is not to be
+# had, from Debian's source of it.
+CARGO := cargo
+ifeq ($(wildcard $(SYSROOT)/lib/rustlib/$(TARGET)),)
+DEBIAN_SOURCE := $(and $(filter %-linux-gnu,$(TARGET)),$(wildcard /usr/lib/rustlib/src/rust/library/std))
+CARGO := $(if $(DEBIAN_SOURCE),.ci/cargo-debian)
+endif
+
 # For targets other than the host's.
 CROSS_GCC_aarch64-unknown-linux-gnu := aarch64-linux-gnu-gcc
-CROSS_PACKAGE_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu
+CROSS_PACKAGE_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian)
 CROSS_GCC_aarch64-unknown-linux-musl := aarch64-linux-musl-gcc
 CROSS_PACKAGE_aarch64-unknown-linux-musl := a musl cross gcc
 CROSS_GCC_x86_64-unknown-linux-musl := musl-gcc
 CROSS_PACKAGE_x86_64-unknown-linux-musl := musl-tools
 CROSS_GCC_x86_64-unknown-linux-gnu := x86_64-linux-gnu-gcc
-CROSS_PACKAGE_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu
+CROSS_PACKAGE_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu and libc6-dev-amd64-cross (Debian)
 CROSS_GCC := $(if $(filter-out $(HOST),$(TARGET)),$(CROSS_GCC_$(TARGET)))
 TARGET_VARIABLE := $(shell echo $(TARGET) | tr a-z- A-Z_)
 
@@ -56,8 +64,9 @@ lab: $(BINARY) .venv/ready ## An emulated VPC to play with: kill NATs, cut them 
 	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.lab
 
 .PHONY: image
-image: .venv/ready ## Make the system that instances boot in the scenes on deployment, where that is possible
+image: .venv/ready ## Make the systems that machines in the tests boot, where that is possible
 	@$(PYTHON) -m tests.world.vpc.image
+	@$(PYTHON) -m tests.world.arm64_image
 
 .PHONY: test
 test: $(BINARY) .venv/ready image ## Build, then run all tests: Rust's units, and the binary from outside
@@ -81,19 +90,10 @@ lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
 .PHONY: build
 build: $(BINARY) ## Build the release binary
 
-$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml $(shell find src -name '*.rs') | check-rust
-	@rustlib=$(SYSROOT)/lib/rustlib/$(TARGET); \
-	if ! [ -d "$$rustlib" ]; then \
-		echo "this Rust toolchain has no standard library for $(TARGET); run: rustup target add $(TARGET)" >&2; \
-		exit 1; \
-	fi
-	@if [ -n "$(CROSS_GCC)" ] && ! command -v "$(CROSS_GCC)" >/dev/null; then \
-		echo "$(CROSS_GCC) is missing, which links for $(TARGET); install: $(CROSS_PACKAGE_$(TARGET))" >&2; \
-		exit 1; \
-	fi
+$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml $(shell find src -name '*.rs') | check-target
 	@echo "== building hanat $(VERSION) for $(TARGET) (the first time: 5 to 10 minutes and 5 GB of memory)"
 	@$(if $(CROSS_GCC),CARGO_TARGET_$(TARGET_VARIABLE)_LINKER=$(CROSS_GCC) CC_$(subst -,_,$(TARGET))=$(CROSS_GCC)) \
-	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) -- $(LINK_FLAGS)
+	RUSTFLAGS='$(RELEASE_FLAGS)' $(CARGO) rustc --locked --release --target $(TARGET) -- $(LINK_FLAGS)
 	@touch $@
 
 .PHONY: templates
@@ -101,20 +101,32 @@ templates: ## Put userdata/user-data.yaml into cloudformation/ha-nat.yaml, which
 	@sed 's/^./              &/' userdata/user-data.yaml | sed -i \
 		-e '/^ *- |$$/,/^ *- HanatUrl:/{//!d}' -e '/^ *- |$$/r /dev/stdin' cloudformation/ha-nat.yaml
 
-ARCHIVE := hanat-$(VERSION)-$(TARGET)
+# What a release is made of; TARGET=… makes that one, beside what is in dist/ from before.
+RELEASED := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+WHOLE := $(filter file,$(origin TARGET))
+WANTED := $(if $(WHOLE),$(RELEASED),$(TARGET))
+EACH_WANTED = @for target in $(WANTED); do $(MAKE) --no-print-directory $(1) TARGET="$$target"; done
 
-# A run for another TARGET adds to dist/.
 .PHONY: dist
-dist: $(BINARY) templates check-packers ## Fill dist/: binary, archive, deb, rpm, templates (TARGET=… for another one, URL=… where dist/ will be published)
-	@mkdir -p dist && rm -f dist/SHA256SUMS
-	@cp $(BINARY) dist/$(ARCHIVE)
-	@userdata/pack.sh $(BINARY) dist/$(ARCHIVE).tar.gz
-	@cargo deb --quiet --no-build --no-strip --no-dbgsym --target $(TARGET) --output dist/$(ARCHIVE).deb
-	@cargo generate-rpm --target $(TARGET) --output dist/$(ARCHIVE).rpm
+dist: templates check-packers ## Fill dist/: binary, archive, deb and rpm for x86-64 and arm64, templates (TARGET=… for one target, URL=… where dist/ will be published)
+	$(call EACH_WANTED,check-target)
+	$(if $(WHOLE),@rm -rf dist)
+	$(call EACH_WANTED,packages)
+	@rm -f dist/SHA256SUMS
 	@cp cloudformation/*.yaml userdata/user-data.yaml userdata/image.pkr.hcl dist
 	@cloudformation/fill.sh dist $(VERSION) $(URL)
 	@cd dist && sha256sum * > SHA256SUMS
 	@ls -l dist && cat dist/SHA256SUMS
+
+PACKAGE := dist/hanat-$(VERSION)-$(TARGET)
+
+.PHONY: packages
+packages: $(BINARY)
+	@mkdir -p dist
+	@cp $(BINARY) $(PACKAGE)
+	@userdata/pack.sh $(BINARY) $(PACKAGE).tar.gz
+	@cargo deb --quiet --no-build --no-strip --no-dbgsym --target $(TARGET) --output $(PACKAGE).deb
+	@cargo generate-rpm --target $(TARGET) --output $(PACKAGE).rpm
 
 .PHONY: check-packers
 check-packers:
@@ -159,3 +171,14 @@ clean: ## Remove everything that was built or set up
 check-rust:
 	@command -v cargo >/dev/null || { echo "cargo is missing; install Rust (rustup, or your distribution) 1.94.1 or later" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing; install: gcc and libc6-dev (Debian), gcc (Fedora)" >&2; exit 1; }
+
+.PHONY: check-target
+check-target: check-rust
+	@if [ -z "$(CARGO)" ]; then \
+		echo "this Rust toolchain has no standard library for $(TARGET); run: rustup target add $(TARGET) (without rustup on Debian, install: rustc-web cargo-web rust-web-src)" >&2; \
+		exit 1; \
+	fi
+	@if [ -n "$(CROSS_GCC)" ] && ! command -v "$(CROSS_GCC)" >/dev/null; then \
+		echo "$(CROSS_GCC) is missing, which links for $(TARGET); install: $(CROSS_PACKAGE_$(TARGET))" >&2; \
+		exit 1; \
+	fi

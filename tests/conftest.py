@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.isolate import is_isolated, isolate, refusal
-from tests.nat import Nat, binary_path
+from tests.nat import ROOT, Nat, binary_path
 from tests.policy import Comparison, note
 from tests.skipping import not_tested
 from tests.world import World
+from tests.world.debian import NotMade
 from tests.world.scene import ZONES, Scene, two_zone_vpc
-from tests.world.vpc import image as images
+from tests.world.vpc.image import IMAGE
+
+ARM64 = "aarch64-unknown-linux-gnu"
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +47,23 @@ def isolated() -> None:
 def image(isolated) -> Path:
     """What instances with a system of their own boot from."""
     try:
-        return images.image()
-    except images.NoImage as error:
+        return IMAGE.path()
+    except NotMade as error:
         not_tested(str(error))
+
+
+@pytest.fixture(scope="session")
+def arm64(isolated) -> Path:
+    """The binary for arm64, of today's sources."""
+    sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock", *ROOT.glob("src/**/*.rs")]
+    binary = ROOT / f"target/{ARM64}/release/hanat"
+    if not binary.exists() or newest(sources) > newest([binary]):
+        not_tested(f"the binary for arm64 is not there or is old, run: make build TARGET={ARM64}")
+    return binary
+
+
+def newest(files: list[Path]) -> float:
+    return max(file.stat().st_mtime for file in files)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -63,6 +64,38 @@ def test_packed_again_it_is_the_same(archive, tmp_path):
     again = tmp_path / "again.tar.gz"
     subprocess.run([PACK, binary_path(), again], check=True)
     assert again.read_bytes() == archive.read_bytes()
+
+
+# --- What is missing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "without", "advice"),
+    [
+        (
+            "aarch64-unknown-linux-gnu",
+            "CROSS_GCC_aarch64-unknown-linux-gnu=no-such-gcc",
+            "no-such-gcc is missing, which links for aarch64-unknown-linux-gnu; "
+            "install: gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian)",
+        ),
+        (
+            "x86_64-unknown-linux-musl",
+            "SYSROOT=/nowhere",
+            "no standard library for x86_64-unknown-linux-musl; "
+            "run: rustup target add x86_64-unknown-linux-musl",
+        ),
+    ],
+)
+@pytest.mark.parametrize("goal", ["build", "dist"])
+def test_tools_that_are_missing_are_named_before_anything_is_built(goal, target, without, advice):
+    before = sorted(DIST.glob("*"))
+    done = subprocess.run(
+        ["make", goal, f"TARGET={target}", without], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert advice in done.stderr
+    assert "== building" not in done.stdout
+    assert sorted(DIST.glob("*")) == before
 
 
 # --- The templates --------------------------------------------------------------------------------
@@ -151,16 +184,30 @@ def test_a_url_that_cannot_be_is_refused(release, url):
 # --- The packages ---------------------------------------------------------------------------------
 
 
-def packed(kind: str) -> Path:
-    """The package of this kind that `make dist` has made."""
+# By target: the deb's and the rpm's name of the architecture, and what readelf says of the binary;
+# Rust makes no static binaries for arm64 that are position-independent (rustc's target
+# specification: static-position-independent-executables).
+ARCHITECTURES = {
+    "x86_64-unknown-linux-gnu": ("amd64", "x86_64", "Advanced Micro Devices X86-64", "DYN"),
+    "aarch64-unknown-linux-gnu": ("arm64", "aarch64", "AArch64", "EXEC"),
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def target(request) -> str:
+    return request.param
+
+
+def made(target: str, suffix: str = "") -> Path:
+    """What `make dist` has made for this target."""
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
-    found = sorted(DIST.glob(f"hanat-{version}-*.{kind}"))
-    if not found:
-        not_tested(f"there is no {kind} package, run: make tools dist")
-    tool = {"deb": "dpkg-deb", "rpm": "rpm"}[kind]
-    if not shutil.which(tool):
+    path = DIST / f"hanat-{version}-{target}{suffix}"
+    if not path.exists():
+        not_tested(f"there is no {path.name}, run: make tools dist")
+    tool = {".deb": "dpkg-deb", ".rpm": "rpm"}.get(suffix)
+    if tool and not shutil.which(tool):
         not_tested(f"{tool} is not installed")
-    return found[0]
+    return path
 
 
 def ask(*command: str | Path) -> bytes:
@@ -174,43 +221,70 @@ def test_what_dist_is_made_of_fits_its_sums():
     sums = {name: total for total, name in (line.split("  ") for line in lines)}
     found = {path.name for path in DIST.iterdir()}
     assert {name.rpartition(".")[2] for name in found} >= {"gz", "deb", "rpm", "yaml", "hcl"}
+    assert {name for name in found if name.endswith("-linux-gnu")} == {
+        made(target).name for target in ARCHITECTURES
+    }
     assert set(sums) == found - {"SHA256SUMS"}
     assert all(digest((DIST / name).read_bytes()) == total for name, total in sums.items())
 
 
-def test_the_deb_holds_what_the_archive_does():
-    package = packed("deb")
+def test_the_binary_is_static_small_and_knows_no_machine(target):
+    binary = made(target)
+    read = ask("readelf", "--wide", "--file-header", "--segments", "--dynamic", binary).decode()
+    *_, machine, kind = ARCHITECTURES[target]
+    assert re.search(rf"Machine: +{machine}$", read, re.MULTILINE)
+    assert re.search(rf"Type: +{kind} ", read)
+    assert "INTERP" not in read
+    assert "NEEDED" not in read
+    content = binary.read_bytes()
+    assert len(content) <= 6 << 20
+    for place in (ROOT, Path.home() / ".cargo"):
+        assert bytes(place) not in content
+
+
+def test_the_archive_holds_the_binary(target):
+    with tarfile.open(made(target, ".tar.gz")) as content:
+        found = contents(content)
+    assert set(found) == set(FILES)
+    assert found["/usr/bin/hanat"] == made(target).read_bytes()
+
+
+def test_the_deb_holds_what_the_archive_does(target):
+    package = made(target, ".deb")
     with tarfile.open(fileobj=io.BytesIO(ask("dpkg-deb", "--fsys-tarfile", package))) as content:
         found = contents(content)
-    with tarfile.open(package.with_suffix(".tar.gz")) as content:
+    with tarfile.open(made(target, ".tar.gz")) as content:
         expected = contents(content)
-    assert set(expected) == set(FILES)
     manual = "/usr/share/man/man8/hanat.8"
     assert set(found) == set(FILES) - {manual} | {f"{manual}.gz", "/usr/share/doc/hanat/copyright"}
     for path in set(FILES) - {manual}:
         assert found[path] == expected[path]
     assert ask("dpkg-deb", "--field", package, "Depends").strip() == b""
+    architecture = ask("dpkg-deb", "--field", package, "Architecture").decode().strip()
+    assert architecture == ARCHITECTURES[target][0]
 
 
-def test_the_rpm_holds_what_the_archive_does():
-    package = packed("rpm")
+def test_the_rpm_holds_what_the_archive_does(target):
+    package = made(target, ".rpm")
     lines = ask("rpm", "--query", "--package", "--dump", package).decode().splitlines()
     fields = [line.split() for line in lines]
-    with tarfile.open(package.with_suffix(".tar.gz")) as content:
+    with tarfile.open(made(target, ".tar.gz")) as content:
         expected = {path: digest(data) for path, data in contents(content).items()}
     assert {path: total for path, _, _, total, *_ in fields} == expected
     assert {path: int(mode, 8) & 0o777 for path, _, _, _, mode, *_ in fields} == FILES
     needs = ask("rpm", "--query", "--package", "--requires", package).decode().split("\n")
     assert {need for need in needs if need and not need.startswith("rpmlib(")} == {"/bin/sh"}
+    architecture = ask("rpm", "--query", "--package", "--queryformat", "%{ARCH}", package).decode()
+    assert architecture == ARCHITECTURES[target][1]
 
 
-def test_packages_enable_the_unit_and_start_nothing(tmp_path):
+def test_packages_enable_the_unit_and_start_nothing(target, tmp_path):
     """A package that is put into an image, or upgraded, moves no route."""
-    ask("dpkg-deb", "--control", packed("deb"), tmp_path)
+    ask("dpkg-deb", "--control", made(target, ".deb"), tmp_path)
     scripts = {
         "deb": (tmp_path / "postinst").read_text(),
         "rpm": ask(
-            "rpm", "--query", "--package", "--queryformat", "%{POSTIN}", packed("rpm")
+            "rpm", "--query", "--package", "--queryformat", "%{POSTIN}", made(target, ".rpm")
         ).decode(),
     }
     for script in scripts.values():

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.two_zones import TwoZones
+from tests.world import debian
+from tests.world.debian import NotMade
 from tests.world.scene import ZONES
-from tests.world.vpc import image as images
 from tests.world.vpc.cgroup import hierarchy
+from tests.world.vpc.image import IMAGE
 
 OWN = ZONES[0]
 NOTHING = "#!/bin/sh\n"
@@ -204,14 +206,14 @@ def test_why_there_is_no_image(image, monkeypatch, capsys):
     """In CI it is a failure."""
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(os, "geteuid", lambda: 1000)
-        with pytest.raises(images.NoImage, match="takes root"):
-            images.image()
-    monkeypatch.setattr(images, "_PLACE", image.with_name("none"))
-    with pytest.raises(images.NoImage, match="make image"):
-        images.image()
-    monkeypatch.setattr(images.shutil, "which", lambda _name: None)
+        with pytest.raises(NotMade, match="takes root"):
+            IMAGE.path()
+    monkeypatch.setattr(IMAGE, "_place", image.with_name("none"))
+    with pytest.raises(NotMade, match="make image"):
+        IMAGE.path()
+    monkeypatch.setattr(debian.shutil, "which", lambda _name: None)
     for ci, code in (("", 0), ("true", 1)):
         monkeypatch.setenv("CI", ci)
-        assert images.main() == code
+        assert IMAGE.main() == code
         [line] = capsys.readouterr().err.splitlines()
         assert line.endswith("mmdebstrap is not installed")

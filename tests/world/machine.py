@@ -28,6 +28,8 @@ class Machine(Namespace):
 
     def __init__(self, mac: str, address: IPv4Interface, router: Namespace, port: str) -> None:
         super().__init__()
+        self.mac = mac
+        self.address = address
         self.router = router
         self.gateway = address.network[1]
         for setting, value in _BY_ITSELF.items():

@@ -2,19 +2,13 @@
 the real cloud-init, made once and kept. `python -m tests.world.vpc.image` makes it.
 """
 
-import fcntl
-import hashlib
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.nat import ROOT
+from tests.world.debian import Kept, install
 
 from .system import cannot_boot
 
-_SUITE = "bookworm"
 _PACKAGES = (
     "ca-certificates",
     "cloud-init",
@@ -85,76 +79,10 @@ _MASKED = (
     "systemd-user-sessions.service",
 )
 
-# The recipe is this file.
-_RECIPE = Path(__file__).read_bytes() + os.uname().machine.encode()
-_PLACE = ROOT / "target" / f"image-{hashlib.sha256(_RECIPE).hexdigest()[:12]}"
 
-
-class NoImage(Exception):
-    """Says why there is none, and what to do about it."""
-
-
-def image() -> Path:
-    """The root, if it has been made and a system can boot from it here."""
-    if why := cannot_boot():
-        raise NoImage(f"no system can boot in an instance: {why}")
-    if not _PLACE.exists():
-        raise NoImage("there is no image for instances to boot from: run `make image` as root")
-    return _PLACE
-
-
-def make() -> Path:
-    """The root, which is made first if need be: from a package archive, so not from within a
-    network namespace."""
-    if why := cannot_boot():
-        raise NoImage(f"no system can boot in an instance: {why}")
-    if shutil.which("mmdebstrap") is None:
-        raise NoImage("mmdebstrap is not installed")
-    _PLACE.parent.mkdir(exist_ok=True)
-    with (_PLACE.parent / "image.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _PLACE.exists():
-            unfinished = _PLACE.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _install(unfinished)
-            _adapt(unfinished)
-            for old in _PLACE.parent.glob("image-*"):
-                if old != unfinished:
-                    shutil.rmtree(old)
-            unfinished.rename(_PLACE)
-    return _PLACE
-
-
-def _install(root: Path) -> None:
+def _make(root: Path) -> None:
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
-    command = [
-        "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
-        f"--include={','.join(_PACKAGES)}",
-        *excluded,
-        _SUITE,
-        str(root),
-        *_mirror(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        shutil.rmtree(root, ignore_errors=True)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("E: ")]
-        raise NoImage(f"mmdebstrap: {'; '.join(errors) or done.stderr[-500:]}")
-
-
-def _mirror() -> list[str]:
-    """Where this machine gets the suite's packages from, if it is Debian and does; mmdebstrap knows
-    another place."""
-    columns = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
-    command = ["apt-get", "indextargets", "--format", columns, "Created-By: Packages"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    known = [line.split() for line in done.stdout.splitlines()]
-    return [uri for uri, *of in known if of == [_SUITE, "main"]][:1]
-
-
-def _adapt(root: Path) -> None:
+    install(root, _PACKAGES, "--variant=minbase", *excluded)
     for path, text in _FILES.items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,15 +94,7 @@ def _adapt(root: Path) -> None:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
-def main() -> int:
-    try:
-        made = make()
-    except NoImage as error:
-        print(f"NOT MADE: the image that instances boot from: {error}", file=sys.stderr)
-        return 1 if os.environ.get("CI") else 0
-    print(f"the image that instances boot from: {made.relative_to(ROOT)}")
-    return 0
-
+IMAGE = Kept("image", "the image that instances boot from", Path(__file__), cannot_boot, _make)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(IMAGE.main())
