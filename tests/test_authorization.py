@@ -188,6 +188,42 @@ def test_one_without_such_a_role_may_do_everything(deployed: Deployed) -> None:
     Deployed(scene, scene.launch_group(B)).take(table)
 
 
+def test_a_route_to_a_nat_gateway_needs_the_table_alone(deployed: Deployed) -> None:
+    table, gateway = deployed.scene.private_tables[B], deployed.scene.nat_gateway()
+    to = {"RouteTableId": table, "DestinationCidrBlock": EVERYWHERE, "NatGatewayId": gateway}
+    deployed.call("ec2", "create_route", **to)
+    deployed.call("ec2", "replace_route", **to)
+    assert deployed.scene.world.default_route(table).target == gateway
+
+
+@pytest.mark.parametrize("action", ["DescribeNatGateways", "DescribeInstanceStatus"])
+@pytest.mark.parametrize(("resource", "expected"), [("*", True), ("arn:aws:ec2:*:*:*/*", False)])
+def test_descriptions_are_of_everything(
+    world: World, action: str, resource: str, expected: bool
+) -> None:
+    role = role_for(world, f"ec2:{action}", resource)
+    assert allowed(role, "ec2", action, {}) is expected
+
+
+def test_a_heartbeat_is_of_a_group(network: Scene) -> None:
+    world, action = network.world, "RecordLifecycleActionHeartbeat"
+    network.launch_group(A, name="ours")
+    network.launch_group(B, name="theirs")
+    role = role_for(world, f"autoscaling:{action}", "arn:aws:autoscaling:*:*:*/ours")
+    for group, expected in (("ours", True), ("theirs", False)):
+        assert allowed(role, "autoscaling", action, {"AutoScalingGroupName": group}) is expected
+
+
+def role_for(world: World, action: str, resource: str) -> str:
+    """A role that may do this and nothing else."""
+    iam, statement = world.client("iam"), {"Effect": "Allow"}
+    statement |= {"Action": action, "Resource": resource}
+    document = json.dumps({"Version": "2012-10-17", "Statement": statement})
+    iam.create_role(RoleName="other", AssumeRolePolicyDocument="{}")
+    iam.put_role_policy(RoleName="other", PolicyName="one", PolicyDocument=document)
+    return "other"
+
+
 def test_a_policy_that_is_attached(deployed: Deployed) -> None:
     [table] = deployed.scene.add_tables(1, owner=None)
     iam = deployed.scene.world.client("iam")

@@ -257,6 +257,64 @@ def test_one_that_does_not_serve_yet_need_not_wait_for_its_successor(scene: Scen
     assert ec2_state(scene, pending) == "terminated"
 
 
+# --- Heartbeats -----------------------------------------------------------------------------------
+
+
+def heartbeat(scene: Scene, instance: str, hook: str = DRAIN) -> None:
+    scene.world.autoscaling.record_lifecycle_action_heartbeat(
+        AutoScalingGroupName=scene.groups[A], LifecycleHookName=hook, InstanceId=instance
+    )
+
+
+def test_heartbeats_hold_a_leaving_instance(scene: Scene) -> None:
+    world = scene.world
+    old = served(scene, terminating_hook=True, timeout=300)
+    by_hand(scene, old)
+    for _ in range(3):
+        world.clock.advance(299)
+        heartbeat(scene, old)
+    world.clock.advance(299)
+    assert states(scene)[old] == "Terminating:Wait"
+    assert ec2_state(scene, old) == "running"
+    # A launching hook times out meanwhile, so that others came and went.
+    world.clock.advance(1)
+    assert old not in states(scene)
+    assert ec2_state(scene, old) == "terminated"
+    assert (old, DRAIN, "ABANDON") in world.timeouts
+
+
+@pytest.mark.parametrize(("timeout", "most"), [(30, 3000), (1728, 172800), (7200, 172800)])
+def test_heartbeats_do_not_hold_an_instance_for_ever(scene: Scene, timeout: int, most: int) -> None:
+    """100 times the timeout, or 48 hours, if that is less."""
+    old = served(scene, hook=False, terminating_hook=True, timeout=timeout)
+    group = {"AutoScalingGroupName": scene.groups[A]}
+    [hook] = scene.world.autoscaling.describe_lifecycle_hooks(**group)["LifecycleHooks"]
+    assert (hook["HeartbeatTimeout"], hook["GlobalTimeout"]) == (timeout, most)
+    by_hand(scene, old)
+    waited = 0
+    while waited < most - timeout:
+        scene.world.clock.advance(timeout - 1)
+        waited += timeout - 1
+        heartbeat(scene, old)
+    scene.world.clock.advance(most - 1 - waited)
+    assert states(scene)[old] == "Terminating:Wait"
+    scene.world.clock.advance(1)
+    assert old not in states(scene)
+
+
+def test_a_heartbeat_that_nothing_waits_for(scene: Scene) -> None:
+    nat = served(scene, terminating_hook=True)
+    nothing = rf"\(ValidationError\).*No active Lifecycle Action found with instance ID {nat}"
+    for hook in (DRAIN, HOOK):
+        with pytest.raises(ClientError, match=nothing):
+            heartbeat(scene, nat, hook)
+    by_hand(scene, nat)
+    heartbeat(scene, nat)
+    complete(scene, nat, DRAIN)
+    with pytest.raises(ClientError, match=nothing):
+        heartbeat(scene, nat)
+
+
 # --- Refresh --------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from tests.world.machine import PRIMARY
 from tests.world.scene import ZONES
 from tests.world.vpc.instance import Instance
 from tests.world.vpc.internet import HOST
-from tests.world.vpc.router import METADATA
+from tests.world.vpc.router import METADATA, port_name
 
 OWN, OTHER = ZONES
 PORT = 9999
@@ -123,6 +123,15 @@ def test_the_longest_prefix_wins(stage, nats):
     assert seen_as(stage, stage.client_id(OWN)) == stage.public(nats[OTHER])
     stage.world.ec2.delete_route(RouteTableId=table, DestinationCidrBlock=f"{HOST}/32")
     assert seen_as(stage, stage.client_id(OWN)) == stage.public(nats[OWN])
+
+
+def test_a_nat_that_waits_for_its_terminating_hook_forwards(stage):
+    stage.world.replace_while_terminating(False)
+    nat, _ = stage.launch(terminating_hook=True)
+    public = stage.public(nat)
+    stage.terminate(OWN)
+    assert stage.world.lifecycle(nat) == "Terminating:Wait"
+    assert seen_as(stage, stage.client_id(OWN)) == public
 
 
 @pytest.mark.parametrize("gone", ["stopped", "terminated"])
@@ -358,6 +367,82 @@ def test_a_gateway_that_is_detached_leads_nowhere(stage, nats):
         InternetGatewayId=stage.scene.internet_gateway, VpcId=stage.scene.vpc
     )
     assert seen_as(stage, nats[OWN]) is None
+
+
+# --- NAT gateways ---------------------------------------------------------------------------------
+
+
+def nat_gateway(stage, zone: str) -> tuple[str, str]:
+    """A new one, which is the only one, and its public address."""
+    gateway = stage.scene.nat_gateway(zone)
+    [elastic] = stage.world.ec2.describe_addresses()["Addresses"]
+    return gateway, elastic["PublicIp"]
+
+
+def test_clients_go_out_by_a_nat_gateway(stage):
+    """In whichever zone it is, and until it is deleted."""
+    client, table = stage.client_id(OWN), stage.scene.private_tables[OWN]
+    gateway, public = nat_gateway(stage, OTHER)
+    default_route(stage, table, NatGatewayId=gateway)
+    assert seen_as(stage, client) == public
+    with stage.probes() as probes:
+        probes[OWN].wait_connected()
+    assert stage.routed_to(OWN) == gateway
+    assert seen_as(stage, stage.client_id(OTHER)) is None
+    stage.world.ec2.delete_nat_gateway(NatGatewayId=gateway)
+    assert stage.world.default_route(table).state == "blackhole"
+    assert seen_as(stage, client) is None
+    assert port_name(gateway) not in ports(stage)
+    told = [event.text for event in stage.vpc.events if event.subject == gateway]
+    assert told == [f"is available: {OTHER}", "is no longer available"]
+
+
+def test_a_route_goes_over_to_a_nat_gateway_at_once(stage, nats):
+    client, nat = stage.client_id(OWN), nats[OWN]
+    gateway, public = nat_gateway(stage, OWN)
+    interface = stage.scene.interface(nat)
+    for _ in range(5):
+        for target, seen in (
+            ({"NatGatewayId": gateway}, public),
+            ({"NetworkInterfaceId": interface}, stage.public(nat)),
+        ):
+            stage.world.ec2.replace_route(
+                RouteTableId=stage.scene.private_tables[OWN],
+                DestinationCidrBlock="0.0.0.0/0",
+                **target,
+            )
+            assert seen_as(stage, client) == seen
+
+
+def test_a_nat_gateway_that_is_pending_forwards_nothing(stage):
+    client = stage.client_id(OWN)
+    stage.world.slow_nat_gateways(pending=60, deleting=0)
+    gateway, public = nat_gateway(stage, OWN)
+    default_route(stage, stage.scene.private_tables[OWN], NatGatewayId=gateway)
+    assert seen_as(stage, client) is None
+    stage.world.clock.advance(60)
+    stage.vpc.wait_until(lambda: seen_as(stage, client) == public)
+
+
+def test_nobody_outside_reaches_a_nat_gateway(stage):
+    gateway, public = nat_gateway(stage, OWN)
+    default_route(stage, stage.scene.private_tables[OWN], NatGatewayId=gateway)
+    with stage.vpc.internet.socket() as sock:
+        sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            sock.connect((public, 9))
+    assert seen_as(stage, stage.client_id(OWN)) == public
+
+
+def test_icmp_errors_come_back_through_a_nat_gateway(stage):
+    gateway, _ = nat_gateway(stage, OWN)
+    default_route(stage, stage.scene.private_tables[OWN], NatGatewayId=gateway)
+    with stage.client(OWN).place.socket(socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect((HOST, 9))
+        sock.send(b"nobody listens there")
+        with pytest.raises(ConnectionRefusedError):
+            sock.recv(100)
 
 
 # --- Faults ---------------------------------------------------------------------------------------

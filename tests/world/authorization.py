@@ -100,6 +100,8 @@ _TARGETS: dict[str, Callable[[Params], Target | None]] = {
     "autoscaling:DescribeLifecycleHooks": _anything,
     "autoscaling:RecordLifecycleActionHeartbeat": _group,
     "ec2:CreateRoute": _route_table,
+    "ec2:DescribeInstanceStatus": _anything,
+    "ec2:DescribeNatGateways": _anything,
     "ec2:DescribeNetworkInterfaces": _anything,
     "ec2:DescribeRouteTables": _anything,
     "ec2:ModifyNetworkInterfaceAttribute": _interface,

@@ -240,9 +240,8 @@ class Lifecycle:
                 hook,
                 str(uuid.uuid4()),
                 now + hook.heartbeat_timeout,
-                # API reference, RecordLifecycleActionHeartbeat: at most 100 times the timeout or
-                # 48 h in all.
-                now + min(100 * hook.heartbeat_timeout, 48 * 3600),
+                # API reference, LifecycleHook, GlobalTimeout: the maximum in a wait state.
+                now + hook.global_timeout,
             )
             for hook in hooks
         }

@@ -149,7 +149,10 @@ def _create_lifecycle_hook(
         raise ValidationError("Heartbeat timeout must be between 30 and 7200 seconds")
     if result not in (None, "CONTINUE", "ABANDON"):
         raise ValidationError(f"Default result {result!r} is not valid")
-    return original(backend, name, as_name, transition, timeout, result)
+    hook = original(backend, name, as_name, transition, timeout, result)
+    # moto: always 48 h. API reference, LifecycleHook: or 100 times the timeout, if that is less.
+    hook.global_timeout = min(100 * hook.heartbeat_timeout, 48 * 3600)
+    return hook
 
 
 def _put_hooks(backend: AutoScalingBackend, group: str, specs: list[dict[str, Any]]) -> None:

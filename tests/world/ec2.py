@@ -60,7 +60,8 @@ def _state(route: Route) -> str:
         instance = _instance_of(route)
         gone = instance is None or instance.state not in ("running", "pending")
     elif route.nat_gateway is not None:
-        gone = route.nat_gateway.state in ("deleting", "deleted", "failed")
+        # VPC user guide, "Delete a NAT gateway"; while it is still deleting, too (?).
+        gone = route.nat_gateway.state in ("deleting", "deleted")
     elif route.gateway is not None and route.gateway.id.startswith("igw-"):
         gone = route.gateway.id not in backend.internet_gateways or route.gateway.vpc is None
     return "blackhole" if gone else "active"
@@ -92,11 +93,22 @@ def _resolve_target(backend: Any, table: RouteTable, target: dict[str, Any]) -> 
                 f"route table {table.id} and network interface {interface_id} "
                 "belong to different networks",
             )
-    nat_gateway_id = target.get("nat_gateway_id")
-    if nat_gateway_id and nat_gateway_id not in backend.nat_gateways:
-        raise EC2ClientError(
-            "NatGatewayNotFound", f"The Nat Gateway {nat_gateway_id} was not found"
-        )
+    if nat_gateway_id := target.get("nat_gateway_id"):
+        nat_gateway = backend.nat_gateways.get(nat_gateway_id)
+        # So CreateRoute says, where DescribeNatGateways says NatGatewayNotFound (boto3's issue
+        # 779). Of one that is deleted but still shown, too (?).
+        if nat_gateway is None or nat_gateway.state == "deleted":
+            raise EC2ClientError(
+                "InvalidNatGatewayID.NotFound",
+                f"The natGateway ID '{nat_gateway_id}' does not exist",
+            )
+        # As of an interface (?).
+        if nat_gateway.vpc_id != table.vpc_id:
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"route table {table.id} and NAT gateway {nat_gateway_id} "
+                "belong to different networks",
+            )
     gateway_id = target.get("gateway_id") or ""
     if gateway_id.startswith("igw-"):
         backend.get_internet_gateway(gateway_id)

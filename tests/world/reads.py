@@ -127,14 +127,22 @@ def _matches(resource: Any, name: str, wanted: list[str | None]) -> bool:
     )
 
 
-def _filter(filters: dict[str, list[str | None]] | None, resources: list[Any]) -> list[Any]:
+def filtered(filters: dict[str, list[str | None]] | None, resources: list[Any]) -> list[Any]:
     for name, wanted in (filters or {}).items():
         resources = [resource for resource in resources if _matches(resource, name, wanted)]
     return resources
 
 
-route_tables.generic_filter = _filter
-elastic_network_interfaces.generic_filter = _filter
+route_tables.generic_filter = filtered
+elastic_network_interfaces.generic_filter = filtered
+
+
+@wrap(NetworkInterface, "get_filter_value")
+def _interface_value(original: Any, interface: NetworkInterface, name: str, *args: Any) -> Any:
+    # EC2 API reference, DescribeNetworkInterfaces; moto does not know it.
+    if name == "attachment.device-index":
+        return interface.device_index if interface.attachment_id else None
+    return original(interface, name, *args)
 
 
 # --- Pages ----------------------------------------------------------------------------------------
@@ -144,27 +152,33 @@ elastic_network_interfaces.generic_filter = _filter
 def _describe_route_tables(_original: Any, response: RouteTables) -> ActionResult:
     """moto: one page always. EC2 API reference: `MaxResults` 5 to 100; with it, pages."""
     ids = response._get_param("RouteTableIds", [])
+    tables = response.ec2_backend.describe_route_tables(ids, response._filters_from_querystring())
+    tables, following = page(response, tables, 100, "RouteTableIds")
+    return ActionResult({"RouteTables": _shown(response, tables), "NextToken": following})
+
+
+def page(
+    response: EC2BaseResponse, things: list[Any], most: int, ids: str | None = None
+) -> tuple[list[Any], str | None]:
+    """The page that a request asks for, of 5 to `most` things, and the token of the next one.
+    `ids` is the parameter that EC2's API reference does not allow together with `MaxResults`."""
     size = response._get_int_param("MaxResults")
     token = response._get_param("NextToken")
-    if size is not None and ids:
-        # EC2 API reference, DescribeRouteTables: not both in one request.
+    if size is not None and ids and response._get_param(ids, []):
         raise EC2ClientError(
             "InvalidParameterCombination",
-            "The parameter RouteTableIds cannot be used with the parameter MaxResults",
+            f"The parameter {ids} cannot be used with the parameter MaxResults",
         )
-    if size is not None and not 5 <= size <= 100:
+    if size is not None and not 5 <= size <= most:
         raise EC2ClientError(
             "InvalidParameterValue",
             f"Value ( {size} ) for parameter maxResults is invalid. "
-            "Expecting a value from 5 to 100.",
+            f"Expecting a value from 5 to {most}.",
         )
-    tables = response.ec2_backend.describe_route_tables(ids, response._filters_from_querystring())
     start = _page_start(token)
-    end = len(tables) if size is None and not token else start + (size or 100)
-    following = base64.b64encode(f"page {end}".encode()).decode() if end < len(tables) else None
-    return ActionResult(
-        {"RouteTables": _shown(response, tables[start:end]), "NextToken": following}
-    )
+    end = len(things) if size is None and not token else start + (size or most)
+    following = base64.b64encode(f"page {end}".encode()).decode() if end < len(things) else None
+    return things[start:end], following
 
 
 def _page_start(token: str | None) -> int:
@@ -181,6 +195,8 @@ def _page_start(token: str | None) -> int:
 
 @wrap(ElasticNetworkInterfaces, "describe_network_interfaces")
 def _describe_network_interfaces(original: Any, response: Any) -> ActionResult:
-    answer = original(response)
-    interfaces = _shown(response, answer.result["NetworkInterfaces"])
-    return ActionResult({"NetworkInterfaces": interfaces})
+    """moto: one page always. EC2 API reference: `MaxResults` 5 to 1000."""
+    interfaces = original(response).result["NetworkInterfaces"]
+    interfaces, following = page(response, interfaces, 1000, "NetworkInterfaceIds")
+    shown = _shown(response, interfaces)
+    return ActionResult({"NetworkInterfaces": shown, "NextToken": following})

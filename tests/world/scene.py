@@ -116,11 +116,15 @@ class Scene:
             target = {"NetworkInterfaceId": default}
         return [self._table(owner, target, vpc or self.vpc) for _ in range(n)]
 
-    def nat_gateway(self, zone: str = ZONES[0]) -> str:
-        """A new managed NAT gateway in the zone's public subnet."""
+    def nat_gateway(self, zone: str = ZONES[0], owner: str | None = None) -> str:
+        """A new managed NAT gateway in the zone's public subnet, with the owner tag if one is
+        given."""
         address = self.world.ec2.allocate_address(Domain="vpc")["AllocationId"]
+        tags = [{"Key": OWNER_TAG, "Value": owner}] if owner else []
         answer = self.world.ec2.create_nat_gateway(
-            SubnetId=self.public_subnets[zone], AllocationId=address
+            SubnetId=self.public_subnets[zone],
+            AllocationId=address,
+            TagSpecifications=[{"ResourceType": "natgateway", "Tags": tags}] if tags else [],
         )
         return answer["NatGateway"]["NatGatewayId"]
 

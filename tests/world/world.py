@@ -23,12 +23,14 @@ from .clock import CLOCK, Clock
 from .imds import Imds, access_key_id
 from .machine import Machine
 from .namespace import Namespace
+from .nat_gateways import NAT_GATEWAYS
 from .probe import Probe
 from .reads import STALE
 from .record import TESTER, Call, ImdsCall, Recorder
 from .replacement import REPLACEMENTS
 from .server import ApiServer
 from .spot import SPOT
+from .status import CHECKS
 from .weather import Effect, Rule, Weather
 
 __all__ = ["DefaultRoute", "World", "autoscaling_api", "cloudformation_api"]
@@ -98,6 +100,7 @@ class World:
             BackendDict.reset()
             CLOCK.reset()
             LIFECYCLE.reset()
+            CHECKS.reset()
             ec2.reset()
             images.reset()
             self._api.reset()
@@ -276,6 +279,7 @@ class World:
     def impair(self, instance_id: str, noticed_after: float) -> None:
         """The instance's status checks fail from now on; its group notices so much later."""
         with self.lock:
+            CHECKS.impair(instance_id)
             REPLACEMENTS.impair(instance_id, noticed_after)
 
     def reclaim_spot(self, instance_id: str, notice: float = 120.0) -> None:
@@ -295,8 +299,14 @@ class World:
 
     # --- Routes ---------------------------------------------------------------------------------
 
+    def slow_nat_gateways(self, pending: float, deleting: float) -> None:
+        """How many seconds a NAT gateway that is made or deleted from now on takes for that."""
+        with self.lock:
+            NAT_GATEWAYS.slow(pending, deleting)
+
     def default_route(self, table_id: str) -> DefaultRoute | None:
         with self.lock:
+            LIFECYCLE.tick()
             table: RouteTable = ec2.backend().get_route_table(table_id)
             for route in table.routes:
                 if route.destination_cidr_block == "0.0.0.0/0":

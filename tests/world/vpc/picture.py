@@ -5,6 +5,7 @@ from ipaddress import IPv4Interface
 
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance
+from moto.ec2.models.nat_gateways import NatGateway
 from moto.ec2.models.route_tables import Route, RouteTable
 
 from tests.world import ec2
@@ -33,10 +34,24 @@ class Described:
 
 
 @dataclass(frozen=True)
+class DescribedNatGateway:
+    """A NAT gateway that is available, and its interface."""
+
+    zone: str
+    subnet: str
+    mac: str
+    address: IPv4Interface
+    # None for a private one.
+    public: str | None
+
+
+@dataclass(frozen=True)
 class Picture:
     blocks: tuple[str, ...] = ()
     instances: dict[str, Described] = field(default_factory=dict)
-    # Subnet → destination → INTERNET, an instance, or None for nowhere.
+    # By ID.
+    nat_gateways: dict[str, DescribedNatGateway] = field(default_factory=dict)
+    # Subnet → destination → INTERNET, an instance, a NAT gateway, or None for nowhere.
     routes: dict[str, dict[str, str | None]] = field(default_factory=dict)
     # Instance → lifecycle state, of those in groups.
     lifecycles: dict[str, str] = field(default_factory=dict)
@@ -44,7 +59,8 @@ class Picture:
     @property
     def public(self) -> dict[str, str]:
         """Private address → public address."""
-        return {str(i.address.ip): i.public for i in self.instances.values() if i.public}
+        having = [*self.instances.values(), *self.nat_gateways.values()]
+        return {str(one.address.ip): one.public for one in having if one.public}
 
     @property
     def checked(self) -> set[str]:
@@ -83,6 +99,10 @@ def differences(before: Picture, now: Picture) -> list[tuple[str, str]]:
         if state != before.lifecycles.get(instance):
             found.append((instance, state))
     found += [(instance, "is off") for instance in before.instances.keys() - now.instances.keys()]
+    for gateway in now.nat_gateways.keys() - before.nat_gateways.keys():
+        found.append((gateway, f"is available: {now.nat_gateways[gateway].zone}"))
+    for gateway in before.nat_gateways.keys() - now.nat_gateways.keys():
+        found.append((gateway, "is no longer available"))
     for subnet, routes in now.routes.items():
         target = routes.get(_DEFAULT)
         if target != before.routes.get(subnet, {}).get(_DEFAULT):
@@ -97,9 +117,12 @@ def take(vpc_id: str) -> Picture:
     # "pending" has no interface yet, and what is stopped or terminated is no place any more.
     running = [i for i in backend.all_instances() if i.state == "running"]
     instances = {i.id: _described(i) for i in running if i.nics[0].subnet.vpc_id == vpc_id}
+    # API reference, NatGateway: "pending" processes no packets yet, "deleting" only may.
+    available = [g for g in backend.nat_gateways.values() if g.state == "available"]
     return Picture(
         tuple(block["cidr_block"] for block in blocks),
         instances,
+        {g.id: _described_nat_gateway(g) for g in available if g.vpc_id == vpc_id},
         _routes(vpc_id, instances),
         {i: state for i in instances if (state := LIFECYCLE.state(i)) is not None},
     )
@@ -116,6 +139,17 @@ def _described(instance: Instance) -> Described:
         nic.public_ip,
         nic.source_dest_check,
         ec2.boots(instance),
+    )
+
+
+def _described_nat_gateway(gateway: NatGateway) -> DescribedNatGateway:
+    nic: NetworkInterface = gateway._eni
+    return DescribedNatGateway(
+        nic.subnet.availability_zone,
+        nic.subnet.id,
+        nic.mac_address,
+        ec2.address_of(nic),
+        nic.public_ip,
     )
 
 
@@ -151,6 +185,8 @@ def _target(route: Route, instances: dict[str, Described]) -> str | None:
         return (
             instance.instance if instance and instance.mac == route.interface.mac_address else None
         )
+    if route.nat_gateway is not None:
+        return route.nat_gateway.id
     # Others, such as a virtual private gateway, lead to what is not there.
     internet = route.gateway is not None and route.gateway.id.startswith("igw-")
     return INTERNET if internet else None

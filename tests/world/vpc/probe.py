@@ -121,6 +121,9 @@ class Probe:
                 text=True,
             )
         self._reader.start()
+        # What happens next is meant to be seen.
+        with self._news:
+            self._news.wait_for(lambda: self.status is not None or self._has_ended, 30.0)
         return self
 
     def __enter__(self) -> Self:

@@ -166,6 +166,6 @@ class Router(Namespace):
         return self._tables.setdefault(subnet, _FIRST_TABLE + len(self._tables))
 
 
-def port_name(instance_id: str) -> str:
-    """The port of an instance; an interface's name has at most 15 characters."""
-    return f"i-{instance_id[-8:]}"
+def port_name(owner: str) -> str:
+    """The port of an instance or NAT gateway; an interface's name has at most 15 characters."""
+    return f"{owner.partition('-')[0]}-{owner[-8:]}"

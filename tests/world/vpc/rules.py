@@ -1,14 +1,14 @@
 """Packet rules in a namespace: nf_tables over netlink, since `nft` is not installed everywhere.
 
-The rules here follow no connections: the namespaces that they are in keep no state, so nothing
-of a packet's past decides about it.
+But for `masquerade`, the rules here follow no connections: the namespaces that they are in keep no
+state, so nothing of a packet's past decides about it.
 """
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from pyroute2.netlink.nfnetlink.nftsocket import Cmp, Meta, Regs
-from pyroute2.nftables.expressions import genex, verdict
+from pyroute2.nftables.expressions import genex, masq, verdict
 from pyroute2.nftables.main import NFTables
 
 from tests.world.namespace import Namespace
@@ -20,6 +20,8 @@ _REGISTER = Regs.NFT_REG_1
 DROP = verdict(code=0)
 # Before what the kernel's own rules do (linux/netfilter_ipv4.h, NF_IP_PRI_RAW).
 EARLY = -300
+# linux/netfilter_ipv4.h, NF_IP_PRI_NAT_SRC
+_SOURCE_NAT = 100
 _IPV4, _NETWORK_HEADER, _TRANSPORT_HEADER = 2, 1, 2
 # Into IP's header, and that of an ICMP error into the header of the packet that it quotes.
 _SOURCE, _DESTINATION, _CHECKSUM = 12, 16, 10
@@ -41,19 +43,25 @@ class RuleTable:
         hook: str,
         rules: list[Expressions],
         priority: int = EARLY,
+        kind: str = "filter",
     ) -> None:
-        """`hook` is prerouting or forward."""
+        """`hook` is one of netfilter's, `kind` filter or nat."""
         self._namespace = namespace
         self._name = name
         with namespace.entered(), NFTables(nfgen_family=_IPV4) as nft:
             nft.table("add", name=name)
-            nft.chain("add", table=name, name="rules", hook=hook, priority=priority)
+            nft.chain("add", table=name, name="rules", hook=hook, priority=priority, type=kind)
             for rule in rules:
                 nft.rule("add", table=name, chain="rules", expressions=[rule])
 
     def close(self) -> None:
         with self._namespace.entered(), NFTables(nfgen_family=_IPV4) as nft:
             nft.table("del", name=self._name)
+
+
+def masquerade(namespace: Namespace) -> RuleTable:
+    """Whatever the namespace forwards leaves from its own address, and answers come back."""
+    return RuleTable(namespace, "masquerade", "postrouting", [masq()], _SOURCE_NAT, kind="nat")
 
 
 # --- Which packets --------------------------------------------------------------------------------

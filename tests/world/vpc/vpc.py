@@ -7,8 +7,9 @@ NATs    ──┘                    └── metadata, DNS
 ```
 
 Every instance that the emulator launches into the VPC is a namespace; it boots by its user data,
-from an image if there is one, and goes when the emulator stops or terminates it. A change of route
-tables, addresses or checks is in force before the call that makes it is answered.
+from an image if there is one, and goes when the emulator stops or terminates it. NAT gateways are
+namespaces, too. A change of route tables, addresses or checks is in force before the call that
+makes it is answered.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from .gateway import InternetGateway
 from .inits import Inits, own_folder
 from .instance import Boot, Instance
 from .internet import NAMES, Internet
+from .nat_gateways import NatGateways
 from .picture import Described, Picture, differences, take
 from .router import DNS, UPLINK, Router, Routes, port_name
 from .system import readable
@@ -95,6 +97,8 @@ class Vpc:
             self._inits = Inits(self.folder, self._program, certificate, self._layers)
             self.gateway = InternetGateway(self.router, UPLINK, self.internet)
             stack.callback(self.gateway.close)
+            self._nat_gateways = NatGateways(self.router)
+            stack.callback(self._nat_gateways.close)
             stack.callback(Names(NAMES).serve(self.router, str(DNS)).close)
             self.faults = Faults(self.router)
             stack.callback(self._close_instances)
@@ -244,6 +248,7 @@ class Vpc:
             self.tell(subject, text)
         for block in set(now.blocks) - set(before.blocks):
             self.router.own(block)
+        self._nat_gateways.follow(now.nat_gateways)
         if (now.blocks, now.public) != (before.blocks, before.public):
             self.gateway.map(now.blocks, now.public)
         if now.checked != before.checked:
