@@ -1,13 +1,18 @@
 //! EC2 Auto Scaling: the group this instance belongs to, its launching hooks, and the answer
 //! to the one that waits.
 
+mod leaving;
+
 use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aws_sdk_autoscaling::Client;
+use aws_sdk_autoscaling::types::LifecycleHook;
 
 use crate::aws::{Failure, Kind};
 use crate::ids::InstanceId;
+
+pub use leaving::{Health, Hook};
 
 const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
 
@@ -166,6 +171,12 @@ impl AutoScaling {
     }
 
     async fn launching_hooks(&self, group: &str) -> Result<Vec<String>> {
+        let hooks = self.hooks(group, LAUNCHING).await?.into_iter();
+        Ok(hooks.filter_map(|hook| hook.lifecycle_hook_name).collect())
+    }
+
+    /// A group's hooks for one of the two transitions.
+    async fn hooks(&self, group: &str, transition: &str) -> Result<Vec<LifecycleHook>> {
         let answer = self
             .client
             .describe_lifecycle_hooks()
@@ -174,10 +185,9 @@ impl AutoScaling {
             .await
             .map_err(Failure::from)
             .with_context(|| format!("describing the lifecycle hooks of {group}"))?;
-        let hooks = answer.lifecycle_hooks().iter();
+        let hooks = answer.lifecycle_hooks.unwrap_or_default().into_iter();
         Ok(hooks
-            .filter(|hook| hook.lifecycle_transition() == Some(LAUNCHING))
-            .filter_map(|hook| hook.lifecycle_hook_name().map(str::to_owned))
+            .filter(|hook| hook.lifecycle_transition() == Some(transition))
             .collect())
     }
 

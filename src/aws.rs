@@ -94,6 +94,8 @@ pub enum Kind {
     RouteExists,
     /// `CompleteLifecycleAction` where nothing waits (any more).
     NoActiveAction,
+    /// No answer, or one that another attempt may better: throttled, or a fault of AWS's.
+    Passing,
     /// Anything else.
     Other,
 }
@@ -125,10 +127,26 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let kind = match kind(error.code(), error.message().unwrap_or_default()) {
+            Kind::Other if may_pass(&error) => Kind::Passing,
+            kind => kind,
+        };
         Self {
-            kind: kind(error.code(), error.message().unwrap_or_default()),
+            kind,
             text: causes_and_status(&error, error.raw_response()),
         }
+    }
+}
+
+/// EC2 throttles with status 503 (API reference, "Request throttling"); an answer that cannot be
+/// understood may be cut short.
+fn may_pass<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    match error {
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
+            true
+        }
+        SdkError::ServiceError(answer) => answer.raw().status().is_server_error(),
+        _ => false,
     }
 }
 

@@ -2,7 +2,6 @@
 //! ends in `conclude`, so that a hook that waits gets its answer.
 
 mod conclude;
-mod limits;
 
 use std::time::Instant;
 
@@ -12,48 +11,36 @@ use futures_util::stream;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout_at};
 
-use crate::autoscaling::{AutoScaling, Member};
-use crate::aws::Clients;
-use crate::config::{self, Settings};
-use crate::ec2::Ec2;
+use crate::autoscaling::Member;
+use crate::config::{self, ClaimSettings};
 use crate::egress;
-use crate::http;
-use crate::identity::{Instance, Metadata, Network, TargetState};
+use crate::identity::{Network, TargetState};
 use crate::kernel::{self, Prepared};
+use crate::limits::Limits;
 use crate::report::{Lifecycle, Outcome, Report, Row};
 use crate::routes::{self, ANY, Nat, Step, Table};
+use crate::session::Session;
 use crate::troubles::Troubles;
 
-use limits::Limits;
-
 /// Runs the claim. What went wrong is in the report, too.
-pub async fn run(settings: &Settings) -> Report {
+pub async fn run(settings: &ClaimSettings) -> Report {
     let mut report = Report::new(&settings.owner_tag, settings.dry_run);
     report.error = claim(settings, &mut report).await.err();
     report
 }
 
-async fn claim(settings: &Settings, report: &mut Report) -> Result<()> {
+async fn claim(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
     let troubles = Troubles::default();
-    let mut limits = Limits::new(settings, troubles.clone())?;
+    let mut limits = Limits::new(settings.deadline, settings.answer_time, troubles.clone())?;
 
     // Who am I? Nothing can be answered before that is known.
-    let client = http::client()?;
-    let aws_http = http::for_aws(client.clone());
-    let metadata = Metadata::new(aws_http.clone(), troubles.clone());
-    let instance = limits.bound(metadata.instance()).await?;
-    report.instance = Some(instance.clone());
+    let session = limits.bound(Session::open(&troubles)).await?;
+    report.instance = Some(session.instance.clone());
 
     // The work, until it is done, the time is up or someone stops it.
-    let clients = Clients::new(aws_http, &instance.region, &troubles).await;
     let run = Run {
         settings,
-        troubles,
-        http: client,
-        metadata,
-        ec2: Ec2::new(clients.ec2),
-        autoscaling: AutoScaling::new(clients.autoscaling),
-        instance,
+        session,
         member: OnceCell::new(),
     };
     let worked = limits.bound(run.work(report)).await;
@@ -64,7 +51,7 @@ async fn claim(settings: &Settings, report: &mut Report) -> Result<()> {
     // The answer to the hook, from what is known by now.
     let concluded = timeout_at(limits.answer_by(), run.conclude(&worked, report)).await;
     let concluded = concluded
-        .unwrap_or_else(|_| Err(anyhow!("no time is left ({})", run.troubles)))
+        .unwrap_or_else(|_| Err(anyhow!("no time is left ({troubles})")))
         .context("answering the lifecycle hook");
     report.unanswered = concluded.is_err();
     match (worked, concluded) {
@@ -84,13 +71,8 @@ fn both(first: &anyhow::Error, second: &anyhow::Error) -> anyhow::Error {
 }
 
 struct Run<'a> {
-    settings: &'a Settings,
-    troubles: Troubles,
-    http: reqwest::Client,
-    metadata: Metadata,
-    ec2: Ec2,
-    autoscaling: AutoScaling,
-    instance: Instance,
+    settings: &'a ClaimSettings,
+    session: Session,
     /// What the group says, or why it is not known; asked again only when cut short.
     member: OnceCell<Result<Option<Member>, String>>,
 }
@@ -143,11 +125,15 @@ impl Run<'_> {
 
     /// Where am I, what is there to claim, can I forward?
     async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>, Result<()>)> {
-        let network = self.metadata.network().await?;
-        let nat = network.nat(&self.instance);
+        let network = self.session.metadata.network().await?;
+        let nat = network.nat(&self.session.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network.clone());
-        let egress = egress::answered(&self.http, &self.settings.probe_urls, &self.troubles);
+        let egress = egress::answered(
+            &self.session.http,
+            &self.settings.probe_urls,
+            &self.session.troubles,
+        );
         let (kernel, tables, subnet_table, check_was_on, ()) = tokio::try_join!(
             async {
                 match self.ready_kernel(&network).await {
@@ -157,7 +143,7 @@ impl Run<'_> {
                 }
             },
             self.tables(&nat),
-            self.ec2.subnet_table(&nat.subnet),
+            self.session.ec2.subnet_table(&nat.subnet),
             self.ready_interface(&nat),
             async {
                 egress.await;
@@ -200,16 +186,20 @@ impl Run<'_> {
 
     async fn tables(&self, nat: &Nat) -> Result<Vec<Table>> {
         let owners = [ANY, nat.zone.as_str()];
-        self.ec2
+        self.session
+            .ec2
             .tagged_tables(&nat.vpc, &self.settings.owner_tag, &owners)
             .await
     }
 
     /// Turns the source/destination check off where it is on; says whether it was.
     async fn ready_interface(&self, nat: &Nat) -> Result<bool> {
-        let on = self.ec2.source_dest_check(&nat.interface).await?;
+        let on = self.session.ec2.source_dest_check(&nat.interface).await?;
         if on && !self.settings.dry_run {
-            self.ec2.disable_source_dest_check(&nat.interface).await?;
+            self.session
+                .ec2
+                .disable_source_dest_check(&nat.interface)
+                .await?;
             tracing::info!("source/destination check of {} turned off", nat.interface);
         }
         Ok(on)
@@ -217,11 +207,10 @@ impl Run<'_> {
 
     /// Several tables at once. A failure is that table's own.
     async fn apply(&self, nat: &Nat, report: &mut Report) {
+        let (ec2, here) = (&self.session.ec2, &nat.next_hop());
         let calls = report.changes().into_iter();
         let calls = calls.map(|(row, table, action)| async move {
-            let done = self
-                .ec2
-                .point_default_route(&table, &action, &nat.interface);
+            let done = ec2.point_default_route(&table, &action, here);
             (row, done.await)
         });
         let mut calls = stream::iter(calls).buffer_unordered(config::ROUTE_CALLS_IN_FLIGHT);
@@ -243,12 +232,12 @@ impl Run<'_> {
             self.look(nat, report).await.context("reading back")?;
             open = report.unverified();
             if let Some(open) = &open {
-                self.troubles.note("reading back", open);
+                self.session.troubles.note("reading back", open);
                 sleep(wait).await;
                 wait = (wait * 2).min(config::MAX_VERIFY_INTERVAL);
             }
         }
-        self.troubles.clear("reading back");
+        self.session.troubles.clear("reading back");
         Ok(())
     }
 
@@ -257,7 +246,7 @@ impl Run<'_> {
         let check_was_on = report.check_is_on;
         let check = async {
             if check_was_on {
-                self.ec2.source_dest_check(&nat.interface).await
+                self.session.ec2.source_dest_check(&nat.interface).await
             } else {
                 Ok(false)
             }
@@ -272,7 +261,11 @@ impl Run<'_> {
 
     async fn member(&self) -> &Result<Option<Member>, String> {
         let member = || async {
-            let member = self.autoscaling.member(&self.instance.instance_id).await;
+            let member = self
+                .session
+                .autoscaling
+                .member(&self.session.instance.instance_id)
+                .await;
             member.map_err(|error| format!("{error:#}"))
         };
         self.member.get_or_init(member).await

@@ -11,7 +11,13 @@ Exit codes:
   0  done, or nothing to do
   1  failed; the last line on standard error says why
   2  wrong usage
-  3  some tables were refused or failed, others are claimed";
+  3  some tables were refused or failed, others are done";
+
+const AFTER_HELP_WATCH: &str = "\
+Exit codes:
+  0  stopped by SIGTERM or SIGINT
+  1  it could not begin; the last line on standard error says why
+  2  wrong usage";
 
 /// Turns an EC2 instance into a highly available NAT.
 #[derive(Debug, Parser)]
@@ -55,20 +61,30 @@ pub enum Command {
     /// Running it again changes nothing where nothing changed.
     #[command(after_help = AFTER_HELP)]
     Claim(ClaimArgs),
+
+    /// Hand this instance's default routes over to somebody else
+    ///
+    /// To a healthy NAT instance in the table's zone, else to one elsewhere, else to a NAT gateway
+    /// with the owner tag. Each table is read again right before; EC2 has to show what was changed.
+    /// This instance goes on forwarding what still comes to it.
+    #[command(after_help = AFTER_HELP)]
+    Drain(DrainArgs),
+
+    /// Stay with a NAT: leave it without being missed, and keep it as it has to be
+    ///
+    /// Runs until it is stopped, which moves no route. When the Auto Scaling group terminates the
+    /// instance it keeps the terminating hook waiting until others have its routes; on a Spot
+    /// interruption it hands them over at once.
+    #[command(after_help = AFTER_HELP_WATCH)]
+    Watch(WatchArgs),
 }
 
 /// Flags of `hanat claim`.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "switches on a command line")]
 pub struct ClaimArgs {
-    /// Key of the tag that names a route table's zone, or "any"
-    #[arg(
-        long,
-        env = "HANAT_OWNER_TAG",
-        value_name = "KEY",
-        default_value = "NATAZ"
-    )]
-    pub owner_tag: String,
+    /// Whose tables.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
 
     /// Succeed when no route table is tagged, instead of failing
     #[arg(long, env = "HANAT_ALLOW_NONE", value_parser = BoolishValueParser::new())]
@@ -89,6 +105,142 @@ pub struct ClaimArgs {
     #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
     pub no_probe: bool,
 
+    /// What of the kernel.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+
+    /// Launching hook to complete, where the group has several
+    #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
+    pub lifecycle_hook: Option<String>,
+
+    /// Time for the whole run, such as 90s or 2m; its last 10 s (at most a quarter) are kept
+    /// for answering the lifecycle hook
+    #[arg(
+        long,
+        env = "HANAT_DEADLINE",
+        value_name = "TIME",
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
+    pub deadline: Duration,
+
+    /// Print the plan and change nothing
+    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
+
+    /// How the result on standard output is written
+    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+/// Flags of `hanat drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Whose tables.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+
+    /// Who gets the routes: an instance, its interface, or a tagged NAT gateway, by ID
+    /// [default: for each table the best that there is]
+    #[arg(long, env = "HANAT_TO", value_name = "ID")]
+    pub to: Option<String>,
+
+    /// Time for the whole run, such as 90s or 2m
+    #[arg(
+        long,
+        env = "HANAT_DEADLINE",
+        value_name = "TIME",
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
+    pub deadline: Duration,
+
+    /// Print the plan and change nothing
+    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
+
+    /// How the result on standard output is written
+    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+/// Flags of `hanat watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Whose tables.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+
+    /// What of the kernel.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+
+    /// Time between two looks at IMDS for notices of this instance's end
+    #[arg(
+        long,
+        env = "HANAT_INTERVAL",
+        value_name = "TIME",
+        default_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
+    pub interval: Duration,
+
+    /// Time between two looks at the kernel and the source/destination check
+    #[arg(
+        long,
+        env = "HANAT_UPKEEP_INTERVAL",
+        value_name = "TIME",
+        default_value = "1m",
+        value_parser = humantime::parse_duration
+    )]
+    pub upkeep_interval: Duration,
+
+    /// How long an instance that is being terminated waits for the group's replacement to take its
+    /// routes, before it hands them over to somebody else itself
+    #[arg(
+        long,
+        env = "HANAT_DRAIN_WAIT",
+        value_name = "TIME",
+        default_value = "4m",
+        value_parser = humantime::parse_duration
+    )]
+    pub drain_wait: Duration,
+
+    /// How long it goes on forwarding after its last route has left
+    #[arg(
+        long,
+        env = "HANAT_LINGER",
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = humantime::parse_duration
+    )]
+    pub linger: Duration,
+
+    /// Leave when EC2 recommends to rebalance a Spot Instance, too
+    #[arg(long, env = "HANAT_DRAIN_ON_REBALANCE", value_parser = BoolishValueParser::new())]
+    pub drain_on_rebalance: bool,
+
+    /// Terminating hook to keep and to complete, where the group has several
+    #[arg(long, env = "HANAT_TERMINATING_HOOK", value_name = "NAME")]
+    pub terminating_hook: Option<String>,
+}
+
+/// Which tables are looked at.
+#[derive(Debug, Args)]
+pub struct OwnerArgs {
+    /// Key of the tag that names a route table's zone, or "any"
+    #[arg(
+        long,
+        env = "HANAT_OWNER_TAG",
+        value_name = "KEY",
+        default_value = "NATAZ"
+    )]
+    pub owner_tag: String,
+}
+
+/// What is made of the kernel.
+#[derive(Debug, Args)]
+pub struct KernelArgs {
     /// Leave the kernel alone, because the image brings its own NAT; only check that it forwards
     /// and masquerades
     #[arg(
@@ -121,29 +273,6 @@ pub struct ClaimArgs {
     /// most 2h 4m]
     #[arg(long, env = "HANAT_CONNTRACK_ESTABLISHED", value_name = "TIME")]
     pub conntrack_established: Option<String>,
-
-    /// Launching hook to complete, where the group has several
-    #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
-    pub lifecycle_hook: Option<String>,
-
-    /// Time for the whole run, such as 90s or 2m; its last 10 s (at most a quarter) are kept
-    /// for answering the lifecycle hook
-    #[arg(
-        long,
-        env = "HANAT_DEADLINE",
-        value_name = "TIME",
-        default_value = "2m",
-        value_parser = humantime::parse_duration
-    )]
-    pub deadline: Duration,
-
-    /// Print the plan and change nothing
-    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
-    pub dry_run: bool,
-
-    /// How the result on standard output is written
-    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
-    pub output: Format,
 }
 
 /// For people or for programs.

@@ -3,8 +3,10 @@
 //! Paths and what they answer: EC2 user guide, "Instance metadata categories". Tokens and
 //! status codes: the same guide, "Use the Instance Metadata Service".
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::sync::{MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use aws_config::BehaviorVersion;
@@ -107,6 +109,9 @@ pub struct Metadata {
     config: ProviderConfig,
     /// Replaced when its token is refused; the number counts the replacements.
     client: Mutex<(u32, Client)>,
+    /// What cannot be read at present. Trouble with one path is trouble with IMDS until that path
+    /// is read again.
+    failing: std::sync::Mutex<BTreeSet<String>>,
     troubles: Troubles,
 }
 
@@ -119,6 +124,7 @@ impl Metadata {
         Self {
             config,
             client,
+            failing: std::sync::Mutex::default(),
             troubles,
         }
     }
@@ -177,8 +183,8 @@ impl Metadata {
         Ok(values)
     }
 
-    /// 404 means that there is no such thing, which is an answer.
-    async fn optional<T>(&self, path: &str, parse: Parse<T>) -> Result<Option<T>> {
+    /// One value, or none: 404 means that there is no such thing, which is an answer.
+    pub async fn optional<T>(&self, path: &str, parse: Parse<T>) -> Result<Option<T>> {
         let text = self.text(path).await?;
         let value = text.map(|text| parse(&text)).transpose();
         value.with_context(|| reading(path))
@@ -196,22 +202,42 @@ impl Metadata {
             };
             let error = match client.get(format!("/latest/meta-data/{path}")).await {
                 Ok(text) => {
-                    self.troubles.clear(IMDS);
+                    self.answered(path);
                     return Ok(Some(text.into()));
                 }
                 Err(error) => error,
             };
             match status(&error) {
-                Some(404) => return Ok(None),
+                Some(404) => {
+                    self.answered(path);
+                    return Ok(None);
+                }
                 Some(401) => self.renew_token(tokens).await,
-                Some(400..=499) => return Err(failed(path, &error)),
+                Some(400..=499) => {
+                    self.answered(path);
+                    return Err(failed(path, &error));
+                }
                 _ => {}
             }
+            self.failing().insert(path.to_owned());
             self.troubles
                 .note(IMDS, &format!("{:#}", failed(path, &error)));
             tokio::time::sleep(imds_wait(failures)).await;
             failures += 1;
         }
+    }
+
+    fn answered(&self, path: &str) {
+        let mut failing = self.failing();
+        failing.remove(path);
+        if failing.is_empty() {
+            self.troubles.clear(IMDS);
+        }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // Whatever panicked elsewhere, a set of texts is whole.
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Once for all the reads that were under way with the refused token.
@@ -256,7 +282,8 @@ fn failed(path: &str, error: &ImdsError) -> anyhow::Error {
     cause.context(reading(path))
 }
 
-type Parse<T> = fn(&str) -> Result<T, Malformed>;
+/// Makes a value of what IMDS answers.
+pub type Parse<T> = fn(&str) -> Result<T, Malformed>;
 
 /// A VPC's blocks are /16 to /28 (VPC user guide, "VPC CIDR blocks"). Somewhat larger ones are
 /// let pass; one that is most of the Internet would leave nothing to masquerade.

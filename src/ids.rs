@@ -83,6 +83,11 @@ resource_id!(
     InterfaceId, "eni-", "a network interface ID (eni-…)"
 );
 resource_id!(
+    /// A NAT gateway.
+    NatGatewayId, "nat-", "a NAT gateway's ID (nat-…)"
+);
+
+resource_id!(
     /// A route table.
     TableId, "rtb-", "a route table ID (rtb-…)"
 );

@@ -3,91 +3,131 @@
 //! `hanat claim` runs once, at boot or by hand:
 //!
 //! 1. flags and variables → settings (`cli`, `config`)
-//! 2. who am I? IMDSv2 (`identity`)
+//! 2. who am I? IMDSv2 (`session`, `identity`)
 //! 3. at the same time: which tables are tagged, can I forward, does a hook wait?
 //!    (`ec2`, `kernel`, `egress`, `autoscaling`)
 //! 4. tables + identity → plan (`routes`)
 //! 5. apply, read back until EC2 shows it, answer the hook (`claim`)
 //! 6. what was done, as a table or JSON, and the exit code (`report`, `render`)
 //!
+//! `hanat drain` hands the routes over by hand, `hanat watch` when the instance is about to end:
+//!
+//! 1. and 2. as above
+//! 3. what ends this instance, and when? (`watch`, `notices`)
+//! 4. who could take its routes over, and how are they? (`candidates`, `ping`)
+//! 5. tables + candidates → who gets which (`successors`)
+//! 6. read again, change, read back (`handover`)
+//!
 //! Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 some tables refused or
-//! failed while others are claimed.
+//! failed while others are done.
 
 mod autoscaling;
 mod aws;
+mod candidates;
 mod claim;
 mod cli;
 mod config;
 mod credentials;
+mod drain;
 mod ec2;
 mod egress;
 mod errors;
+mod handover;
 mod http;
 mod identity;
 mod ids;
 mod kernel;
+mod limits;
+mod notices;
 mod pace;
+mod ping;
 mod render;
 mod report;
 mod routes;
+mod session;
+mod successors;
 mod troubles;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::cli::{ClaimArgs, Cli, Command, Format, LogLevel};
-use crate::config::Settings;
+use crate::cli::{ClaimArgs, Cli, Command, DrainArgs, Format, LogLevel};
+use crate::config::{ClaimSettings, DrainSettings, WatchSettings};
 use crate::report::exit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.log_format, cli.log_level);
-    let Command::Claim(args) = cli.command;
-    let settings = match Settings::new(&args) {
-        Ok(settings) => settings,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            return ExitCode::from(exit::USAGE);
-        }
+    let done = match &cli.command {
+        Command::Claim(args) => ClaimSettings::new(args).map(|settings| claim(args, &settings)),
+        Command::Drain(args) => DrainSettings::new(args).map(|settings| drain(args, &settings)),
+        Command::Watch(args) => WatchSettings::new(args).map(|settings| watch(&settings)),
     };
-    match claim(&args, &settings) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::from(exit::FAILED)
-        }
+    match done {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => failed(&error, exit::FAILED),
+        Err(error) => failed(&error, exit::USAGE),
     }
 }
 
-fn claim(args: &ClaimArgs, settings: &Settings) -> Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
-    let report = runtime.block_on(claim::run(settings));
-    // A run that was stopped does not wait for a kernel that hangs.
-    runtime.shutdown_background();
+fn failed(error: &Error, code: u8) -> ExitCode {
+    tracing::error!("{error:#}");
+    ExitCode::from(code)
+}
 
+fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
+    let report = run(claim::run(settings))?;
     let text = match args.output {
         Format::Text => render::text(&report),
         Format::Json => render::json(&report),
     };
-    // The report may not reach a closed pipe; what was done is done, and the last line on
-    // standard error and the exit code still say it.
+    conclude(&text, report.error.as_ref());
+    Ok(report.exit_code())
+}
+
+fn drain(args: &DrainArgs, settings: &DrainSettings) -> Result<u8> {
+    let report = run(drain::run(settings))?;
+    let text = match args.output {
+        Format::Text => render::drain::text(&report),
+        Format::Json => render::drain::json(&report),
+    };
+    conclude(&text, report.error.as_ref());
+    Ok(report.exit_code())
+}
+
+fn watch(settings: &WatchSettings) -> Result<u8> {
+    run(watch::run(settings))??;
+    Ok(exit::DONE)
+}
+
+fn run<T>(command: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")?;
+    let done = runtime.block_on(command);
+    // A run that was stopped does not wait for a kernel that hangs.
+    runtime.shutdown_background();
+    Ok(done)
+}
+
+/// The report may not reach a closed pipe; what was done is done, and the last line on standard
+/// error and the exit code still say it.
+fn conclude(text: &str, error: Option<&Error>) {
     let printed = std::io::stdout().write_all(text.as_bytes());
     if let Err(error) = printed {
         tracing::warn!("printing the report: {error}");
     }
-    if let Some(error) = &report.error {
+    if let Some(error) = error {
         tracing::error!("{error:#}");
     }
-    Ok(report.exit_code())
 }
 
 /// The log goes to standard error. The libraries' own logs are left out below debug: what

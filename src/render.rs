@@ -1,9 +1,12 @@
-//! A report on standard output: one readable table, or one JSON document.
+//! A claim's report on standard output: one readable table, or one JSON document.
+
+pub mod drain;
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use crate::identity::{Instance, Network};
 use crate::kernel::Prepared;
 use crate::report::{Outcome, Report, Row, Shown};
 use crate::routes::Action;
@@ -68,19 +71,7 @@ fn after(report: &Report, row: &Row) -> Option<String> {
 
 /// For people.
 pub fn text(report: &Report) -> String {
-    let mut text = String::new();
-    if let (Some(instance), Some(network)) = (&report.instance, &report.network) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{} ({}, {}) in {}, {}",
-            instance.instance_id,
-            network.interface_id,
-            network.private_address,
-            network.availability_zone,
-            network.vpc_id
-        );
-    }
+    let mut text = place(report.instance.as_ref(), report.network.as_ref());
     if let Some(kernel) = &report.kernel {
         text.push_str(&kernel_lines(kernel, report.dry_run));
     }
@@ -91,6 +82,7 @@ pub fn text(report: &Report) -> String {
         text.push_str(&rows(report));
     }
     if let Some(lifecycle) = &report.lifecycle {
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "Auto Scaling group {}: {}",
@@ -105,6 +97,21 @@ pub fn text(report: &Report) -> String {
         let _ = writeln!(text, "{}", summary(report));
     }
     text
+}
+
+/// Where this is, as far as it is known.
+fn place(instance: Option<&Instance>, network: Option<&Network>) -> String {
+    let (Some(instance), Some(network)) = (instance, network) else {
+        return String::new();
+    };
+    format!(
+        "{} ({}, {}) in {}, {}\n",
+        instance.instance_id,
+        network.interface_id,
+        network.private_address,
+        network.availability_zone,
+        network.vpc_id
+    )
 }
 
 fn kernel_lines(kernel: &Prepared, dry_run: bool) -> String {

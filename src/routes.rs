@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::ids::{InstanceId, InterfaceId, SubnetId, TableId, VpcId, Zone};
+use crate::ids::{InstanceId, InterfaceId, NatGatewayId, SubnetId, TableId, VpcId, Zone};
 
 /// The owner tag's value for a table that any NAT instance may claim.
 pub const ANY: &str = "any";
@@ -91,6 +91,62 @@ impl fmt::Display for Target {
     }
 }
 
+/// What this program points a default route at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NextHop {
+    /// A NAT instance, by its interface.
+    Instance {
+        /// The instance.
+        instance: InstanceId,
+        /// Its interface.
+        interface: InterfaceId,
+    },
+    /// A NAT gateway.
+    NatGateway(NatGatewayId),
+}
+
+impl NextHop {
+    /// Whether a route leads there. The interface decides where EC2 shows one.
+    pub fn is(&self, target: &Target) -> bool {
+        match (self, target) {
+            (
+                Self::Instance { interface, .. },
+                Target::Instance {
+                    interface: Some(shown),
+                    ..
+                },
+            ) => shown == interface,
+            (
+                Self::Instance { instance, .. },
+                Target::Instance {
+                    instance: Some(shown),
+                    ..
+                },
+            ) => shown == instance,
+            (Self::NatGateway(id), Target::Other(shown)) => shown == id.as_str(),
+            _ => false,
+        }
+    }
+
+    /// Whether a table's default route leads there and works.
+    pub fn holds(&self, table: &Table) -> bool {
+        let route = table.default_route.as_ref();
+        route.is_some_and(|route| self.is(&route.target) && !route.blackhole)
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance {
+                instance,
+                interface,
+            } => write!(f, "{instance}/{interface}"),
+            Self::NatGateway(id) => write!(f, "{id}"),
+        }
+    }
+}
+
 /// This NAT instance, as a target of routes.
 #[derive(Clone, Debug)]
 pub struct Nat {
@@ -107,25 +163,17 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// Whether a route leads here. The interface decides where EC2 shows one.
-    pub fn is_target(&self, target: &Target) -> bool {
-        match target {
-            Target::Instance {
-                interface: Some(interface),
-                ..
-            } => *interface == self.interface,
-            Target::Instance {
-                instance: Some(instance),
-                ..
-            } => *instance == self.instance,
-            _ => false,
+    /// This instance, for a route.
+    pub fn next_hop(&self) -> NextHop {
+        NextHop::Instance {
+            instance: self.instance.clone(),
+            interface: self.interface.clone(),
         }
     }
 
     /// Whether a table's default route leads here and works.
     pub fn holds(&self, table: &Table) -> bool {
-        let route = table.default_route.as_ref();
-        route.is_some_and(|route| self.is_target(&route.target) && !route.blackhole)
+        self.next_hop().holds(table)
     }
 }
 

@@ -41,6 +41,27 @@ impl Troubles {
         }
     }
 
+    /// The same of what is done again and again by a process that stays: its beginning is worth a
+    /// warning.
+    pub fn warn(&self, what: &str, why: &str) {
+        if self
+            .lock()
+            .insert(what.to_owned(), why.to_owned())
+            .is_none()
+        {
+            tracing::warn!("{what}: {why}");
+        } else {
+            tracing::debug!("{what}: {why}");
+        }
+    }
+
+    /// And so is its end.
+    pub fn over(&self, what: &str) {
+        if self.lock().remove(what).is_some() {
+            tracing::info!("{what}: works again");
+        }
+    }
+
     /// `what` works.
     pub fn clear(&self, what: &str) {
         self.lock().remove(what);

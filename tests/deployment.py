@@ -15,6 +15,7 @@ from tests.world.vpc.vpc import Vpc
 PATH = "/hanat/hanat.tar.gz"
 URL = f"https://downloads.example.com{PATH}"
 UNIT = "hanat-claim.service"
+WATCH = "hanat-watch.service"
 
 
 def archive(folder: Path, binary: Path) -> bytes:
@@ -59,6 +60,11 @@ def on(vpc: Vpc, instance: str, command: str) -> str:
     ran = vpc.instance(instance).run("sh", "-c", command)
     assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}\n{vpc.log(instance)}"
     return ran.stdout.strip()
+
+
+def shown(vpc: Vpc, instance: str, name: str) -> str:
+    """A property of the watch, as systemd has it now."""
+    return on(vpc, instance, f"systemctl show --property {name} --value {WATCH}")
 
 
 def booted_well(vpc: Vpc, instance: str) -> None:

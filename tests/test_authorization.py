@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography import x509
 
-from tests.nat import Nat, Ran
+from tests.nat import Nat, Ran, Running, binary_path
 from tests.stacks import ALONE, HANAT
 from tests.world import World, metadata
 from tests.world.authority import write_certificate
@@ -82,11 +82,34 @@ def test_the_binary_may_do_all_it_does_and_nothing_more(isolated, deployed: Depl
     assert nat.owns(scene.private_tables[A])
     assert nat.owns(taken)
     assert nat.state == "InService"
+    may = granted(policies(deployed.role))
+    leave(deployed)
+    assert not nat.owns(taken)
     assert [call.error for call in world.calls() if call.error] == []
     called = {f"{call.service}:{call.action}" for call in world.calls()}
     # User data fetches the object, before the binary is there.
-    assert granted(policies(deployed.role)) - called == {"s3:GetObject"}
-    assert called <= granted(policies(deployed.role))
+    assert may - called == {"s3:GetObject"}
+    assert called <= may
+
+
+def leave(deployed: Deployed) -> None:
+    """Its group terminates it; somebody else gets the routes, and the hook is answered."""
+    scene, world = deployed.scene, deployed.scene.world
+    peer = scene.interface(scene.launch_instance(scene.public_subnets[B]))
+    check = {"NetworkInterfaceId": peer, "SourceDestCheck": {"Value": False}}
+    world.ec2.modify_network_interface_attribute(**check)
+    scene.add_tables(1, owner=B, default=peer)
+    scene.nat_gateway(owner="any")
+    world.autoscaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=deployed.instance, ShouldDecrementDesiredCapacity=False
+    )
+    nat = Nat(scene, deployed.instance)
+    watch = [binary_path(), "watch", "--drain-wait", "0s", "--linger", "0s"]
+    with nat.machine.entered():
+        process = subprocess.Popen(watch, env=nat.env, stderr=subprocess.PIPE, text=True)
+    with Running(process):
+        answer = (deployed.instance, "hanat-terminating", "CONTINUE")
+        world.wait_until(lambda: answer in world.completions, timeout=30)
 
 
 def test_the_binary_says_what_it_may_not(isolated, deployed: Deployed) -> None:
@@ -175,9 +198,22 @@ def test_another_group(deployed: Deployed) -> None:
             InstanceId=instance,
         )
 
-    with pytest.raises(ClientError, match=r"\(AccessDenied\).*autoscaling:CompleteLifecycleAction"):
+    def beat(group: str, instance: str) -> None:
+        deployed.call(
+            "autoscaling",
+            "record_lifecycle_action_heartbeat",
+            AutoScalingGroupName=group,
+            LifecycleHookName=HOOK,
+            InstanceId=instance,
+        )
+
+    refused = r"\(AccessDenied\).*autoscaling:"
+    with pytest.raises(ClientError, match=f"{refused}RecordLifecycleActionHeartbeat"):
+        beat("nat-a-other", other)
+    with pytest.raises(ClientError, match=f"{refused}CompleteLifecycleAction"):
         complete("nat-a-other", other)
     assert scene.world.lifecycle(other) == "Pending:Wait"
+    beat("nat-a", deployed.instance)
     complete("nat-a", deployed.instance)
     assert scene.world.lifecycle(deployed.instance) == "InService"
 

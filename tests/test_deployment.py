@@ -10,20 +10,23 @@ from pathlib import Path
 import hcl2
 import pytest
 
+from tests import kernel
 from tests.deployment import (
     PATH,
     UNIT,
     URL,
+    WATCH,
     archive,
     booted_well,
     deploy_nats,
     deploy_serving,
     on,
+    shown,
     where,
 )
 from tests.nat import ROOT, binary_path
 from tests.stacks import WITH_VPC
-from tests.two_zones import TwoZones
+from tests.two_zones import TwoZones, stop_all
 from tests.world.deploy import deploy
 from tests.world.scene import ZONES
 from tests.world.vpc.internet import HOST
@@ -31,7 +34,7 @@ from tests.world.vpc.probe import Probe
 from tests.world.vpc.vpc import Vpc
 from tests.world.weather import ErrorReply, Hang, Replace, Trickle
 
-OWN = ZONES[0]
+OWN, OTHER = ZONES
 README = ROOT / "README.md"
 
 
@@ -82,7 +85,9 @@ def test_the_whole_vpc(image, world, packed):
                 report = probe.stop()
             assert report.addresses == (vpc.picture.instances[nat].public,)
             assert vpc.picture.lifecycles[nat] == "InService"
-            assert on(vpc, nat, f"systemctl is-enabled {UNIT}") == "enabled"
+            assert on(vpc, nat, f"systemctl is-enabled {UNIT} {WATCH}") == "enabled\nenabled"
+            assert shown(vpc, nat, "ActiveState") == "active"
+            assert shown(vpc, nat, "StatusText") == "in service"
             assert '"level":"INFO"' in on(vpc, nat, f"journalctl --output cat --unit {UNIT}")
         assert [c.result for c in world.completions] == ["CONTINUE", "CONTINUE"]
 
@@ -129,6 +134,136 @@ def test_what_fails_at_a_boot_is_tried_again_by_systemd(stage, packed):
     with stage.probes() as probes:
         stage.vpc.wait_until(lambda: "Scheduled restart job" in stage.vpc.log(nat), timeout=60)
         probes[OWN].wait_connected()
+
+
+# --- It leaves ------------------------------------------------------------------------------------
+
+
+def assert_let_go(stage, nat: str) -> None:
+    """The NAT has answered its terminating hook itself, which did not time out."""
+    assert (nat, "hanat-terminating", "CONTINUE") in stage.world.completions
+    assert stage.world.timeouts == []
+
+
+def test_a_nat_that_is_terminated_serves_until_its_replacement_does(stage, packed):
+    """Which takes longer than the hook waits without a heartbeat."""
+    _, old = deploy_serving(stage, where(packed))
+    stage.vpc.internet.downloads.down()
+    with stage.connected_probe() as probe:
+        stage.terminate(OWN)
+        for beats in (1, 2):
+            stage.world.wait_for("RecordLifecycleActionHeartbeat", beats, timeout=40)
+            stage.world.clock.advance(30)
+        assert shown(stage.vpc, old, "StatusText").startswith("leaving: 1 ")
+        stage.vpc.internet.downloads.up()
+        new = stage.serving(OWN, other_than=old, timeout=60)
+        stage.wait_off(old)
+        report = probe.stop()
+    assert_let_go(stage, old)
+    assert (report.failed, report.lost, report.outages) == (0, 0, ()), report
+    assert len(report.addresses) == 2
+    assert report.addresses[-1] == stage.public(new)
+
+
+def test_a_watch_that_dies_in_the_middle_of_a_drain_is_started_again_and_ends_it(
+    image, world, packed
+):
+    """The other zone's NAT gets the routes; what is allowed for that, and the ping before it, is
+    what the template and the unit say."""
+    with TwoZones(world, image=image) as stage:
+        stage.vpc.internet.downloads.files[PATH] = packed
+        _, old = deploy_serving(stage, {**where(packed), "Settings": "HANAT_DRAIN_WAIT=0s"})
+        peer = stage.serving(OTHER, timeout=60)
+        world.replace_while_terminating(False)
+        with stage.connected_probes() as probes:
+            world.weather("DescribeInstanceStatus", ErrorReply(503, "Unavailable"))
+            stage.terminate(OWN)
+            world.wait_for("DescribeInstanceStatus", timeout=30)
+            died = shown(stage.vpc, old, "MainPID")
+            on(stage.vpc, old, f"systemctl kill --signal KILL {WATCH}")
+            assert stage.routed_to(OWN) == old, "in the middle"
+            stage.vpc.wait_until(lambda: shown(stage.vpc, old, "MainPID") not in ("0", died))
+            world.calm()
+            stage.vpc.wait_until(lambda: stage.routed_to(OWN) == peer)
+            stage.wait_off(old)
+            stage.serving(OWN, other_than=peer, timeout=60)
+            reports = stop_all(probes)
+        assert_let_go(stage, old)
+        assert "taken to answer" not in stage.vpc.log(old), "it may ping"
+        assert [call for call in world.calls() if call.status == 403] == []
+    for report in reports.values():
+        assert (report.failed, report.outages) == (0, ()), report
+
+
+def test_a_watch_that_is_restarted_or_hangs_moves_no_route(stage, packed):
+    _, nat = deploy_serving(stage, where(packed))
+
+    def restarted(before: str) -> str:
+        stage.vpc.wait_until(lambda: shown(stage.vpc, nat, "MainPID") not in ("0", before))
+        stage.vpc.wait_until(lambda: shown(stage.vpc, nat, "StatusText") == "in service")
+        return shown(stage.vpc, nat, "MainPID")
+
+    def changes() -> list[str]:
+        actions = [call.action for call in stage.world.calls()]
+        return [action for action in actions if action.endswith("Route")]
+
+    claimed = changes()
+    with stage.connected_probe() as probe:
+        first = shown(stage.vpc, nat, "MainPID")
+        # Less than its 30 seconds, to be quick.
+        drop_in = f"/etc/systemd/system/{WATCH}.d"
+        quick = f"mkdir {drop_in} && printf '[Service]\\nWatchdogSec=4s\\n' >{drop_in}/quick.conf"
+        on(stage.vpc, nat, f"{quick} && systemctl daemon-reload && systemctl restart {WATCH}")
+        second = restarted(first)
+        on(stage.vpc, nat, f"kill -STOP {second}")
+        third = restarted(second)
+        assert "Watchdog timeout" in stage.vpc.log(nat)
+        # It lives for longer than what it is given.
+        watched = "systemctl show --property WatchdogTimestampMonotonic --value " + WATCH
+        begun = int(on(stage.vpc, nat, watched))
+        stage.vpc.wait_until(lambda: int(on(stage.vpc, nat, watched)) > begun + 5_000_000)
+        assert shown(stage.vpc, nat, "MainPID") == third
+        report = probe.stop()
+    assert changes() == claimed
+    assert (report.failed, report.lost, report.cut) == (0, 0, 0), report
+    assert "stopping (SIGTERM): the routes stay as they are" in stage.vpc.log(nat)
+
+
+def test_the_watch_may_put_back_what_it_looks_after(stage, packed):
+    """With what the unit and the policy leave it."""
+    _, nat = deploy_serving(stage, {**where(packed), "Settings": "HANAT_UPKEEP_INTERVAL=1s"})
+    kernel.nft(stage.vpc.instance(nat).place, "delete table ip hanat")
+    on(stage.vpc, nat, "sysctl --write net.ipv4.ip_forward=0")
+    stage.world.ec2.modify_network_interface_attribute(
+        NetworkInterfaceId=stage.scene.interface(nat), SourceDestCheck={"Value": True}
+    )
+    for what in ("nftables table ip hanat created", "net.ipv4.ip_forward 0 → 1", "source/dest"):
+        stage.vpc.wait_until(lambda what=what: f"put back: {what}" in stage.vpc.log(nat))
+    with stage.connected_probe() as probe:
+        report = probe.stop()
+    assert report.failed == 0
+    said = on(stage.vpc, nat, f"journalctl --output cat --unit {WATCH}")
+    assert re.findall(" (?:WARN|ERROR) (?!put back: ).*", said) == []
+
+
+def test_a_claim_that_is_refused_a_table_is_watched_all_the_same(stage, packed):
+    """It has others, and is in service."""
+    stage.scene.add_tables(1, owner="any", default="igw")
+    deploy_nats(stage, where(packed))
+    nat = stage.serving(OWN, timeout=60)
+    assert stage.vpc.wait_booted(nat).code != 0
+    assert on(stage.vpc, nat, f"systemctl is-failed {UNIT}") == "failed"
+    assert shown(stage.vpc, nat, "StatusText") == "in service"
+
+
+def test_a_setting_that_the_watch_does_not_understand_is_an_error_of_user_data(stage, packed):
+    """Which is the same the next time."""
+    deploy_nats(stage, {**where(packed), "Settings": "HANAT_LINGER=long"})
+    nat = stage.serving(OWN, timeout=60)
+    assert stage.vpc.wait_booted(nat).code != 0
+    assert shown(stage.vpc, nat, "ActiveState") == "failed"
+    assert shown(stage.vpc, nat, "NRestarts") == "0"
+    assert "invalid value 'long' for '--linger <TIME>'" in stage.vpc.log(nat)
 
 
 # --- It does not ----------------------------------------------------------------------------------
@@ -210,7 +345,8 @@ def baked_by_the_recipe(stage, content: bytes) -> Path:
     booted_well(stage.vpc, builder)
     on(stage.vpc, builder, f"curl --silent --fail --output /tmp/hanat.tar.gz {URL}")
     on(stage.vpc, builder, f"export SHA256={sha256(content).hexdigest()}; set -eu; {script}")
-    assert on(stage.vpc, builder, f"systemctl is-active {UNIT} || :") == "inactive"
+    active = on(stage.vpc, builder, f"systemctl is-active {UNIT} {WATCH} || :")
+    assert active == "inactive\ninactive"
     return stage.vpc.disk(builder) / "upper"
 
 
@@ -237,6 +373,11 @@ def test_baked_into_the_image_it_starts_by_itself_and_nothing_is_fetched(
         runs = f"systemctl show --property ExecMainStartTimestampMonotonic --value {UNIT}"
         script = "systemctl show --property ExecMainStartTimestampMonotonic --value cloud-final"
         assert int(on(stage.vpc, nat, runs)) < int(on(stage.vpc, nat, script))
+        assert shown(stage.vpc, nat, "StatusText") == "in service"
+        assert on(stage.vpc, nat, f"systemctl is-enabled {UNIT} {WATCH}") == "enabled\nenabled"
+        claimed = runs.replace("Start", "Exit")
+        watches = int(shown(stage.vpc, nat, "ExecMainStartTimestampMonotonic"))
+        assert int(on(stage.vpc, nat, claimed)) < watches
 
 
 # --- Updates --------------------------------------------------------------------------------------
@@ -256,10 +397,9 @@ def test_an_update_under_traffic_fails_no_new_connection(stage, packed, tmp_path
         stage.refresh(OWN)
         new = stage.serving(OWN, other_than=old, timeout=60)
         booted_well(stage.vpc, new)
-        # Its terminating hook has its time.
-        stage.world.clock.advance(60)
         stage.wait_off(old)
         report = probe.stop()
+    assert_let_go(stage, old)
     assert (
         on(stage.vpc, new, "sha256sum /usr/bin/hanat").split()[0]
         == sha256(newer.read_bytes()).hexdigest()

@@ -21,6 +21,7 @@ DIST = ROOT / "dist"
 FILES = {
     "/usr/bin/hanat": 0o755,
     "/usr/lib/systemd/system/hanat-claim.service": 0o644,
+    "/usr/lib/systemd/system/hanat-watch.service": 0o644,
     "/usr/share/man/man8/hanat.8": 0o644,
 }
 URL = "https://downloads.example.com/hanat/0.9.9"
@@ -278,16 +279,59 @@ def test_the_rpm_holds_what_the_archive_does(target):
     assert architecture == ARCHITECTURES[target][1]
 
 
-def test_packages_enable_the_unit_and_start_nothing(target, tmp_path):
-    """A package that is put into an image, or upgraded, moves no route."""
-    ask("dpkg-deb", "--control", made(target, ".deb"), tmp_path)
-    scripts = {
-        "deb": (tmp_path / "postinst").read_text(),
-        "rpm": ask(
-            "rpm", "--query", "--package", "--queryformat", "%{POSTIN}", made(target, ".rpm")
-        ).decode(),
-    }
-    for script in scripts.values():
-        assert "enable hanat-claim.service" in script
-        assert "start" not in script
-        assert "--now" not in script
+UNITS = ("hanat-claim.service", "hanat-watch.service")
+# Notes how it is called; every question that is asked of it is answered with yes.
+NOTE = """#!/bin/sh
+echo "${0##*/} $*" >>"${0%/*}/calls"
+"""
+
+
+def after_installing(target: str, package: str, folder: Path, upgrade: bool) -> list[str]:
+    """What a package's script calls of systemd's, in words, after it was unpacked on a system that
+    runs."""
+    for name in ("systemctl", "deb-systemd-helper", "deb-systemd-invoke"):
+        (folder / name).write_text(NOTE)
+        (folder / name).chmod(0o755)
+    if package == "deb":
+        ask("dpkg-deb", "--control", made(target, ".deb"), folder / "control")
+        script = (folder / "control" / "postinst").read_text()
+        arguments = ["configure", "0.0.9" if upgrade else ""]
+    else:
+        ask_rpm = ("rpm", "--query", "--package", "--queryformat", "%{POSTIN}")
+        script = ask(*ask_rpm, made(target, ".rpm")).decode()
+        arguments = ["2" if upgrade else "1"]
+    script = script.replace("/run/systemd/system", str(folder))
+    done = subprocess.run(
+        ["sh", "-c", script, "postinst", *arguments],
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return (folder / "calls").read_text().splitlines()
+
+
+def acts_on(calls: list[str], verb: str) -> set[str]:
+    """The units that something is done to."""
+    words = [call.split() for call in calls]
+    return {unit for call in words if verb in call for unit in UNITS if unit in call}
+
+
+@pytest.mark.parametrize("package", ["deb", "rpm"])
+def test_a_package_that_is_installed_enables_the_units_and_starts_nothing(
+    target, package, tmp_path
+):
+    """Not into an image, and not on a machine that runs."""
+    calls = after_installing(target, package, tmp_path, upgrade=False)
+    assert acts_on(calls, "enable") == set(UNITS)
+    assert not any("start" in call or "--now" in call for call in calls)
+
+
+@pytest.mark.parametrize("package", ["deb", "rpm"])
+def test_an_upgrade_runs_no_claim_and_has_a_watch_that_runs_be_the_new_one(
+    target, package, tmp_path
+):
+    calls = after_installing(target, package, tmp_path, upgrade=True)
+    acting = [call for call in calls if "start" in call or "stop" in call or "--now" in call]
+    assert [call.partition(" ")[2] for call in acting] == ["try-restart hanat-watch.service"]
+    assert any("daemon-reload" in call for call in calls[: calls.index(acting[0])])

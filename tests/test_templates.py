@@ -209,6 +209,15 @@ def test_user_data_fits_with_the_longest_parameters():
     assert len(text) <= MOST_USER_DATA
 
 
+def test_every_unit_is_enabled_wherever_hanat_is_put():
+    """By user data and in an image; the packages are looked at when they are made."""
+    units = " ".join(unit.name for unit in sorted((ROOT / "userdata").glob("*.service")))
+    assert units == "hanat-claim.service hanat-watch.service"
+    assert f" systemctl enable {units}\n" in USER_DATA.read_text()
+    assert f" systemctl start {units}\n" in USER_DATA.read_text()
+    assert f'"systemctl enable {units}"' in IMAGE.read_text()
+
+
 # --- Security -------------------------------------------------------------------------------------
 
 

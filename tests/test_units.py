@@ -1,4 +1,4 @@
-"""The systemd unit and the manual page, looked at with what the system has to check them."""
+"""The systemd units and the manual page, looked at with what the system has to check them."""
 
 import json
 import re
@@ -54,9 +54,71 @@ def test_the_unit_is_confined(root):
     assert float(found[1]) <= MOST_EXPOSED, text
 
 
-def test_one_capability_and_no_more():
-    [claim] = [unit.read_text() for unit in UNITS if unit.name == "hanat-claim.service"]
-    assert re.findall("^(?:Ambient|.*BoundingSet).*=(.*)$", claim, re.M) == ["CAP_NET_ADMIN"] * 2
+def settings(unit: str) -> dict[str, list[str]]:
+    """What a unit's file says, by section and name, each value in its order."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in (ROOT / "userdata" / unit).read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(f"{section}.{name}", []).append(value)
+    return found
+
+
+CLAIM, WATCH = settings("hanat-claim.service"), settings("hanat-watch.service")
+
+
+def test_capabilities_and_no_more():
+    """The watch pings, which takes a raw socket."""
+    for unit, capabilities in ((CLAIM, "CAP_NET_ADMIN"), (WATCH, "CAP_NET_ADMIN CAP_NET_RAW")):
+        assert unit["Service.AmbientCapabilities"] == [capabilities]
+        assert unit["Service.CapabilityBoundingSet"] == [capabilities]
+
+
+def test_both_are_confined_alike():
+    """But for what the watch needs for its pings, and for talking to systemd."""
+    more = {
+        "Service.AmbientCapabilities": "CAP_NET_RAW",
+        "Service.CapabilityBoundingSet": "CAP_NET_RAW",
+        "Service.RestrictAddressFamilies": "AF_UNIX",
+    }
+    # How each is run.
+    own = (
+        *("Type", "NotifyAccess", "ExecStart", "RemainAfterExit", "TimeoutStartSec"),
+        *("WatchdogSec", "Restart", "RestartSec", "RestartPreventExitStatus"),
+    )
+
+    def sandbox(unit: dict[str, list[str]]) -> dict[str, list[str]]:
+        ours = {name: said for name, said in unit.items() if name.startswith("Service.")}
+        return {name: said for name, said in ours.items() if name[8:] not in own}
+
+    expected = {
+        name: [f"{value} {more[name]}" if name in more else value for value in values]
+        for name, values in sandbox(CLAIM).items()
+    }
+    assert sandbox(WATCH) == expected
+    assert len(expected) > 20
+
+
+def test_the_watch_tells_systemd_how_it_is_and_comes_back():
+    assert WATCH["Service.Type"] == ["notify"]
+    assert WATCH["Service.NotifyAccess"] == ["main"]
+    assert WATCH["Service.WatchdogSec"] == ["30s"]
+    assert (WATCH["Service.Restart"], WATCH["Service.RestartSec"]) == (["always"], ["1s"])
+    assert WATCH["Service.RestartPreventExitStatus"] == ["2"], "wrong usage alone"
+    assert WATCH["Unit.StartLimitIntervalSec"] == ["0"], "and never gives up"
+    assert WATCH["Service.TimeoutStartSec"] == ["infinity"]
+
+
+def test_the_watch_comes_after_the_claim_and_does_not_depend_on_it():
+    [after] = WATCH["Unit.After"]
+    assert "hanat-claim.service" in after.split()
+    dependencies = ("Requires", "Requisite", "BindsTo", "PartOf", "Wants", "Upholds", "Conflicts")
+    for unit in (CLAIM, WATCH):
+        said = [value for name in dependencies for value in unit.get(f"Unit.{name}", [])]
+        assert said == ["network-online.target"]
 
 
 # --- The manual -----------------------------------------------------------------------------------
@@ -84,11 +146,20 @@ def options(text: str) -> dict[str, str]:
     }
 
 
-def test_the_manual_has_the_options_variables_and_defaults_of_the_help():
+def of_command(text: str, command: str) -> str:
+    """The parts of the manual's options whose headings name the command, or all of them."""
+    found = re.split(r"^ {3}(\S.*)$", text, flags=re.M)
+    parts = zip(found[1::2], found[2::2], strict=True)
+    return "".join(said for head, said in parts if {"All", command} & set(head.split()))
+
+
+@pytest.mark.parametrize("command", ["claim", "drain", "watch"])
+def test_the_manual_has_the_options_variables_and_defaults_of_the_help(command):
     help_text = subprocess.run(
-        [binary_path(), "claim", "--help"], capture_output=True, text=True, check=True
+        [binary_path(), command, "--help"], capture_output=True, text=True, check=True
     ).stdout
-    manual = options(rendered().partition("EXIT STATUS")[0])
+    text = rendered().partition("\nOPTIONS")[2].partition("\nEXIT STATUS")[0]
+    manual = options(of_command(text, command))
     from_help = options(help_text.partition("Exit codes")[0])
     assert set(manual) - {"version"} == set(from_help)
     for name, said in from_help.items():
@@ -100,6 +171,19 @@ def test_the_manual_has_the_options_variables_and_defaults_of_the_help():
             told = re.search(r"Default: (.*?)\. ", manual[name])
             assert told, name
             assert told[1].replace(",", "") == default[1], name
+
+
+def test_the_manual_has_every_command():
+    help_text = subprocess.run(
+        [binary_path(), "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    listed = help_text.partition("Commands:")[2].partition("Options:")[0]
+    commands = set(re.findall(r"^  ([a-z]+)  ", listed, re.M)) - {"help"}
+    text = rendered()
+    synopsis = text.partition("SYNOPSIS")[2].partition("DESCRIPTION")[0]
+    assert set(re.findall(r"hanat ([a-z]+) ", synopsis)) == commands
+    description = text.partition("DESCRIPTION")[2].partition("\nOPTIONS")[0]
+    assert set(re.findall(r"^   hanat ([a-z]+)$", description, re.M)) == commands
 
 
 def test_the_manual_has_the_exit_codes_of_the_help():

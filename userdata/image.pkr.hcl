@@ -107,8 +107,8 @@ build {
     destination = "/tmp/hanat.tar.gz"
   }
 
-  # Checked before it is unpacked. Nothing is started: the unit claims at the next boot, which is
-  # the first of an instance of the image.
+  # Checked before it is unpacked. Nothing is started: the units do their work from the next boot
+  # on, which is the first of an instance of the image.
   provisioner "shell" {
     environment_vars = ["SHA256=${local.sums[source.name]}"]
     execute_command  = "sudo env {{ .Vars }} sh -eu {{ .Path }}"
@@ -116,7 +116,7 @@ build {
       "echo \"$SHA256  /tmp/hanat.tar.gz\" | sha256sum --check --quiet",
       "python3 -m tarfile --extract /tmp/hanat.tar.gz /",
       "rm /tmp/hanat.tar.gz",
-      "systemctl enable hanat-claim.service",
+      "systemctl enable hanat-claim.service hanat-watch.service",
       "cloud-init clean --logs",
       "truncate --size 0 /etc/machine-id",
     ]

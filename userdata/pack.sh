@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packs the archive that user data and images install hanat from: the binary, the unit and the
+# Packs the archive that user data and images install hanat from: the binary, the units and the
 # manual page, each where the packages (Cargo.toml) have it, too. The same input gives the same
 # archive.
 #
@@ -11,7 +11,9 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
 install -D -m 755 "$binary" "$root/usr/bin/hanat"
-install -D -m 644 "$here/hanat-claim.service" "$root/usr/lib/systemd/system/hanat-claim.service"
+for unit in hanat-claim.service hanat-watch.service; do
+    install -D -m 644 "$here/$unit" "$root/usr/lib/systemd/system/$unit"
+done
 install -D -m 644 "$here/hanat.8" "$root/usr/share/man/man8/hanat.8"
 (cd "$root" && find usr -type f) | LC_ALL=C sort |
     tar --create --directory "$root" --files-from - --owner 0 --group 0 --numeric-owner \

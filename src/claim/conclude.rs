@@ -30,8 +30,9 @@ impl Run<'_> {
         }
         let mut answered = None;
         for (hook, answer) in due {
-            let instance = &self.instance.instance_id;
+            let instance = &self.session.instance.instance_id;
             let done = self
+                .session
                 .autoscaling
                 .complete(instance, &member.group, &hook, answer);
             if done.await? {
@@ -48,12 +49,12 @@ impl Run<'_> {
     /// answer to the hook matters more, so that this gets half of what is kept for it.
     async fn last_look(&self, report: &mut Report) {
         let nat = report.network.as_ref();
-        let nat = nat.map(|network| network.nat(&self.instance));
+        let nat = nat.map(|network| network.nat(&self.session.instance));
         let Some(nat) = nat.filter(|_| !report.is_settled()) else {
             return;
         };
         let look = timeout(self.settings.answer_time / 2, self.look(&nat, report)).await;
-        if let Err(error) = look.unwrap_or_else(|_| Err(anyhow!("{}", self.troubles))) {
+        if let Err(error) = look.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles))) {
             tracing::warn!("reading back a last time: {error:#}");
         }
     }
@@ -61,7 +62,7 @@ impl Run<'_> {
     /// The group's view, once it has made up its mind whether a hook waits: a fast boot may get
     /// here before that, or before the group's list shows the instance at all.
     async fn settled_member(&self, report: &Report) -> Result<Option<Member>> {
-        let instance = &self.instance.instance_id;
+        let instance = &self.session.instance.instance_id;
         let mut member = self.known_member(report).await?.cloned();
         loop {
             let why = match (&member, report.target_state()) {
@@ -71,10 +72,11 @@ impl Run<'_> {
                 }
                 _ => return Ok(member),
             };
-            self.troubles
+            self.session
+                .troubles
                 .note("Auto Scaling", &format!("{instance} {why}"));
             sleep(PENDING_INTERVAL).await;
-            member = self.autoscaling.member(instance).await?;
+            member = self.session.autoscaling.member(instance).await?;
         }
     }
 

@@ -1,0 +1,213 @@
+//! Who could take this instance's routes over, and how they are: peers, which are the instances
+//! that other tagged tables' default routes lead to, and standby NAT gateways.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail};
+use futures_util::future::join_all;
+
+use crate::autoscaling::Health;
+use crate::config::GROUP_MEMBERS;
+use crate::ec2::{Gateway, Interface, Status};
+use crate::ids::{InstanceId, InterfaceId};
+use crate::ping;
+use crate::routes::{Nat, NextHop, Table, Target};
+use crate::session::Session;
+use crate::successors::{Candidate, Named};
+
+/// Everybody, healthy or not. `tables` are all of the VPC's tagged ones, by the tag `key`.
+pub async fn find(
+    session: &Session,
+    nat: &Nat,
+    key: &str,
+    tables: &[Table],
+) -> Result<Vec<Candidate>> {
+    let peers: BTreeSet<&InterfaceId> = tables
+        .iter()
+        .filter_map(|table| table.default_route.as_ref())
+        .filter_map(|route| match &route.target {
+            Target::Instance { interface, .. } => interface.as_ref(),
+            _ => None,
+        })
+        .filter(|interface| **interface != nat.interface)
+        .collect();
+    let peers: Vec<&InterfaceId> = peers.into_iter().collect();
+    let (peers, gateways) = tokio::try_join!(
+        async {
+            let interfaces = if peers.is_empty() {
+                Vec::new()
+            } else {
+                session.ec2.interfaces(&peers).await?
+            };
+            // By another interface of this instance's nothing would be won.
+            let others = interfaces.into_iter();
+            let others = others.filter(|found| found.instance.as_ref() != Some(&nat.instance));
+            examine(session, nat, others.collect()).await
+        },
+        session.ec2.standby_gateways(&nat.vpc, key),
+    )?;
+    let gateways = gateways.into_iter().map(standby);
+    let mut found: Vec<Candidate> = peers.into_iter().chain(gateways).collect();
+    mind_main_table(session, nat, tables, &mut found).await?;
+    Ok(found)
+}
+
+/// Finds out whose subnets the main table serves, if that is to go.
+async fn mind_main_table(
+    session: &Session,
+    nat: &Nat,
+    tables: &[Table],
+    candidates: &mut [Candidate],
+) -> Result<()> {
+    if tables.iter().any(|table| table.main && nat.holds(table)) {
+        for candidate in candidates {
+            let by_name = session.ec2.subnet_table(&candidate.subnet).await?;
+            candidate.uses_main_table = by_name.is_none();
+        }
+    }
+    Ok(())
+}
+
+/// The one that a person names. Fails where there is none such in this VPC.
+pub async fn named(
+    session: &Session,
+    nat: &Nat,
+    key: &str,
+    tables: &[Table],
+    name: &Named,
+) -> Result<Candidate> {
+    let mut found = [by_name(session, nat, key, name).await?];
+    mind_main_table(session, nat, tables, &mut found).await?;
+    let [found] = found;
+    Ok(found)
+}
+
+async fn by_name(session: &Session, nat: &Nat, key: &str, name: &Named) -> Result<Candidate> {
+    let interface = match name {
+        Named::Interface(id) => session.ec2.interfaces(&[id]).await?.pop(),
+        Named::Instance(id) => session.ec2.primary_interface(id).await?,
+        Named::NatGateway(id) => {
+            let mut gateways = session
+                .ec2
+                .standby_gateways(&nat.vpc, key)
+                .await?
+                .into_iter();
+            let gateway = gateways.find(|gateway| gateway.id == *id);
+            let gateway = gateway.with_context(|| {
+                format!(
+                    "{id} is no NAT gateway of {} that is available, public and tagged {key}",
+                    nat.vpc
+                )
+            })?;
+            return Ok(standby(gateway));
+        }
+    };
+    let Some(interface) = interface.filter(|found| found.vpc == nat.vpc) else {
+        bail!("{} has no such interface or instance", nat.vpc);
+    };
+    if interface.id == nat.interface || interface.instance.as_ref() == Some(&nat.instance) {
+        bail!("that is this instance itself");
+    }
+    let mut found = examine(session, nat, vec![interface]).await?;
+    found.pop().context("it is attached to no instance")
+}
+
+fn standby(gateway: Gateway) -> Candidate {
+    Candidate {
+        hop: NextHop::NatGateway(gateway.id),
+        zone: gateway.owner.parse().ok(),
+        subnet: gateway.subnet,
+        uses_main_table: false,
+        trouble: None,
+    }
+}
+
+/// Those that are attached to instances.
+async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<Vec<Candidate>> {
+    let found = found.into_iter();
+    let attached: Vec<(InstanceId, Interface)> = found
+        .filter_map(|interface| Some((interface.instance.clone()?, interface)))
+        .collect();
+    if attached.is_empty() {
+        return Ok(Vec::new());
+    }
+    let instances: Vec<&InstanceId> = attached.iter().map(|(instance, _)| instance).collect();
+    let pings = attached
+        .iter()
+        .map(|(_, interface)| ping::answers(interface.address));
+    let (running, groups, pings) = tokio::join!(
+        session.ec2.running(&instances),
+        members(session, &instances),
+        join_all(pings),
+    );
+    let (running, groups) = (running?, groups?);
+    let examined = attached.into_iter().zip(pings);
+    Ok(examined
+        .map(|((instance, interface), answers)| {
+            let trouble = trouble(
+                nat,
+                &interface,
+                running.get(&instance),
+                groups.get(&instance),
+            );
+            let trouble = trouble.or_else(|| match answers {
+                Ok(true) => None,
+                Ok(false) => Some(format!("{} does not answer ICMP", interface.address)),
+                Err(error) => {
+                    let taken = format!("{error:#}; whoever cannot be pinged is taken to answer");
+                    session.troubles.warn("pinging", &taken);
+                    None
+                }
+            });
+            Candidate {
+                hop: NextHop::Instance {
+                    instance,
+                    interface: interface.id,
+                },
+                zone: Some(interface.zone),
+                subnet: interface.subnet,
+                uses_main_table: false,
+                trouble,
+            }
+        })
+        .collect())
+}
+
+/// What the groups say of those that are in one.
+async fn members(
+    session: &Session,
+    instances: &[&InstanceId],
+) -> Result<BTreeMap<InstanceId, Health>> {
+    let mut found = BTreeMap::new();
+    for some in instances.chunks(GROUP_MEMBERS) {
+        found.extend(session.autoscaling.health(some).await?);
+    }
+    Ok(found)
+}
+
+/// What keeps an instance from being a NAT, as far as AWS says.
+fn trouble(
+    nat: &Nat,
+    interface: &Interface,
+    running: Option<&Status>,
+    group: Option<&Health>,
+) -> Option<String> {
+    if interface.vpc != nat.vpc {
+        return Some(format!("it stands in another VPC, {}", interface.vpc));
+    }
+    if interface.source_dest_check {
+        return Some("its source/destination check is on".to_owned());
+    }
+    match running {
+        None => return Some("it does not run".to_owned()),
+        Some(Status::Impaired) => return Some("its EC2 status checks fail".to_owned()),
+        Some(Status::Fine) => {}
+    }
+    match group {
+        Some(Health { state, .. }) if state != "InService" => {
+            Some(format!("its group has it in {state}"))
+        }
+        Some(Health { healthy: false, .. }) => Some("its group takes it for unhealthy".to_owned()),
+        _ => None,
+    }
+}

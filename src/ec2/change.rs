@@ -1,0 +1,137 @@
+//! The calls that change routes, inside EC2's request buckets.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aws_config::retry::RetryConfig;
+use aws_sdk_ec2::config::Builder;
+use aws_sdk_ec2::operation::replace_route::builders::ReplaceRouteFluentBuilder;
+use tokio::time::sleep;
+
+use super::{DEFAULT, Ec2};
+use crate::aws::{Failure, Kind};
+use crate::config::{INITIAL_BACKOFF, MAX_BACKOFF};
+use crate::ids::TableId;
+use crate::routes::{Action, NextHop, Table};
+
+/// How often creating and replacing may each find that the other was right, while another NAT
+/// acts on the same table, before it is reported.
+const TURNS: usize = 4;
+
+impl Ec2 {
+    /// Points the default route of a table somewhere. Another NAT may create the route
+    /// at the same moment, or a person delete it: whichever call turns out to be wrong, the
+    /// other one is made.
+    pub async fn point_default_route(
+        &self,
+        table: &TableId,
+        action: &Action,
+        to: &NextHop,
+    ) -> Result<()> {
+        let mut create = *action == Action::Create;
+        let mut turns = 0;
+        loop {
+            self.pace.turn().await;
+            let done = if create {
+                self.create_default_route(table, to).await
+            } else {
+                let replaced = self.replace_route(table, to).send().await;
+                replaced.map(drop).map_err(Failure::from)
+            };
+            let Err(failure) = done else { return Ok(()) };
+            turns += 1;
+            match failure.kind() {
+                Kind::NoSuchRoute if turns < TURNS => create = true,
+                Kind::RouteExists if turns < TURNS => {
+                    self.check_replaceable(table).await?;
+                    create = false;
+                }
+                _ => {
+                    let verb = if create { "creating" } else { "replacing" };
+                    return Err(failure)
+                        .with_context(|| format!("{verb} the default route of {table}"));
+                }
+            }
+        }
+    }
+
+    /// Points the default route of a table that leads to `from` at `to`. It is read again right
+    /// before each attempt, those after a failure included: what leads elsewhere by then is
+    /// somebody else's. Says whether it was (or had been) changed.
+    pub async fn move_default_route(
+        &self,
+        table: &TableId,
+        from: &NextHop,
+        to: &NextHop,
+    ) -> Result<bool> {
+        let mut attempts = 0;
+        loop {
+            self.pace.turn().await;
+            let now = self.table(table).await?;
+            let now = now.with_context(|| format!("{table} is gone"))?;
+            if !from.holds(&now) {
+                // An attempt may have worked whose answer did not arrive.
+                return Ok(attempts > 0 && to.holds(&now));
+            }
+            let once = Builder::new().retry_config(RetryConfig::disabled());
+            let call = self.replace_route(table, to).customize();
+            let done = call.config_override(once).send().await;
+            match done.map_err(Failure::from) {
+                Ok(_) => return Ok(true),
+                Err(failure) if failure.kind() == Kind::Passing => sleep(backoff(attempts)).await,
+                Err(failure) => {
+                    return Err(failure)
+                        .with_context(|| format!("replacing the default route of {table}"));
+                }
+            }
+            attempts += 1;
+        }
+    }
+
+    /// A route that came to be since the plan was made may be another NAT's, or the way out of
+    /// a public subnet.
+    async fn check_replaceable(&self, id: &TableId) -> Result<()> {
+        let table = self.table(id).await?;
+        match table.as_ref().and_then(Table::internet_gateway) {
+            Some(gateway) => bail!("{id}: somebody else made it lead to {gateway}"),
+            None => Ok(()),
+        }
+    }
+
+    fn replace_route(&self, table: &TableId, to: &NextHop) -> ReplaceRouteFluentBuilder {
+        let (interface, gateway) = fields(to);
+        self.client
+            .replace_route()
+            .route_table_id(table.as_str())
+            .destination_cidr_block(DEFAULT)
+            .set_network_interface_id(interface)
+            .set_nat_gateway_id(gateway)
+    }
+
+    async fn create_default_route(&self, table: &TableId, to: &NextHop) -> Result<(), Failure> {
+        let (interface, gateway) = fields(to);
+        self.client
+            .create_route()
+            .route_table_id(table.as_str())
+            .destination_cidr_block(DEFAULT)
+            .set_network_interface_id(interface)
+            .set_nat_gateway_id(gateway)
+            .send()
+            .await?;
+        Ok(())
+    }
+}
+
+/// The wait after so many failures before.
+fn backoff(failures: u32) -> Duration {
+    let doubled = INITIAL_BACKOFF.saturating_mul(1 << failures.min(10));
+    doubled.min(MAX_BACKOFF)
+}
+
+/// The request's fields, one of which is there: interface and NAT gateway.
+fn fields(to: &NextHop) -> (Option<String>, Option<String>) {
+    match to {
+        NextHop::Instance { interface, .. } => (Some(interface.as_str().to_owned()), None),
+        NextHop::NatGateway(id) => (None, Some(id.as_str().to_owned())),
+    }
+}

@@ -1,0 +1,160 @@
+//! What IMDS says of this instance's end.
+//!
+//! Sources: EC2 Auto Scaling user guide, "Retrieve the target lifecycle state through instance
+//! metadata"; EC2 user guide, "Spot Instance interruption notices" and "EC2 instance rebalance
+//! recommendations".
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use crate::identity::{Metadata, TargetState};
+use crate::ids::Malformed;
+
+/// All of it, as far as it has been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Whether the group is terminating the instance.
+    pub terminated: bool,
+    /// That EC2 takes a Spot Instance back.
+    pub interruption: Option<Interruption>,
+    /// That EC2 is about to; when it said so.
+    pub rebalance: Option<Time>,
+}
+
+/// Reads that do not depend on each other: trouble with one must not hide another.
+impl Notices {
+    /// Whether the group is terminating the instance.
+    pub async fn terminated(metadata: &Metadata) -> Result<bool> {
+        let path = "autoscaling/target-lifecycle-state";
+        let target = metadata.optional(path, TargetState::from_str).await?;
+        Ok(target == Some(TargetState::Terminated))
+    }
+
+    /// Whether EC2 takes a Spot Instance back.
+    pub async fn interruption(metadata: &Metadata) -> Result<Option<Interruption>> {
+        metadata
+            .optional("spot/instance-action", Interruption::from_str)
+            .await
+    }
+
+    /// Whether EC2 recommends to rebalance it.
+    pub async fn rebalance(metadata: &Metadata) -> Result<Option<Time>> {
+        metadata
+            .optional("events/recommendations/rebalance", recommendation)
+            .await
+    }
+}
+
+/// A moment as AWS writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Time(String);
+
+impl FromStr for Time {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match humantime::parse_rfc3339(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(Malformed::new("a time such as 2017-09-18T08:22:00Z", text)),
+        }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The notice that a Spot Instance gets two minutes ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// What EC2 will do with the instance.
+    pub action: Action,
+    /// When.
+    pub time: Time,
+}
+
+/// What becomes of an interrupted instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is gone.
+    Terminate,
+    /// It may come back.
+    Stop,
+    /// It may come back as it was.
+    Hibernate,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Terminate => "terminate",
+            Self::Stop => "stop",
+            Self::Hibernate => "hibernate",
+        })
+    }
+}
+
+impl FromStr for Interruption {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        #[derive(Deserialize)]
+        struct Notice {
+            action: Action,
+            time: String,
+        }
+        let notice: Notice = serde_json::from_str(text)
+            .map_err(|_| Malformed::new("a notice with an action and a time", text))?;
+        Ok(Self {
+            action: notice.action,
+            time: notice.time.parse()?,
+        })
+    }
+}
+
+fn recommendation(text: &str) -> Result<Time, Malformed> {
+    #[derive(Deserialize)]
+    struct Recommendation {
+        #[serde(rename = "noticeTime")]
+        notice_time: String,
+    }
+    let found: Recommendation = serde_json::from_str(text)
+        .map_err(|_| Malformed::new("a recommendation with a noticeTime", text))?;
+    found.notice_time.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_as_the_guide_shows_them() {
+        let notice = r#"{"action": "terminate", "time": "2017-09-18T08:22:00Z"}"#;
+        let notice: Interruption = notice.parse().unwrap();
+        assert_eq!(notice.action, Action::Terminate);
+        assert_eq!(notice.time.to_string(), "2017-09-18T08:22:00Z");
+        let time = recommendation(r#"{"noticeTime": "2020-10-27T08:22:00Z"}"#).unwrap();
+        assert_eq!(time.to_string(), "2020-10-27T08:22:00Z");
+    }
+
+    #[test]
+    fn anything_else_is_none() {
+        for text in [
+            "",
+            "{}",
+            r#"{"action": "explode", "time": "2017-09-18T08:22:00Z"}"#,
+            r#"{"action": "stop"}"#,
+            r#"{"action": "stop", "time": "soon"}"#,
+        ] {
+            assert!(text.parse::<Interruption>().is_err(), "{text}");
+        }
+        assert!(recommendation(r#"{"noticeTime": "\u0000"}"#).is_err());
+        assert!(recommendation("[]").is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! What every command starts from: who this instance is, and clients that reach AWS from it.
+
+use anyhow::Result;
+
+use crate::autoscaling::AutoScaling;
+use crate::aws::Clients;
+use crate::ec2::Ec2;
+use crate::http;
+use crate::identity::{Instance, Metadata};
+use crate::troubles::Troubles;
+
+/// All of it shares one HTTP client. Calls are tried again until whoever makes them gives up;
+/// `troubles` then tell why.
+#[derive(Debug)]
+pub struct Session {
+    /// What stands in the way.
+    pub troubles: Troubles,
+    /// For requests to others than AWS.
+    pub http: reqwest::Client,
+    /// This instance's IMDS.
+    pub metadata: Metadata,
+    /// EC2 of this instance's region.
+    pub ec2: Ec2,
+    /// EC2 Auto Scaling of this instance's region.
+    pub autoscaling: AutoScaling,
+    /// This instance.
+    pub instance: Instance,
+}
+
+impl Session {
+    /// Asks IMDS who this instance is; calls nothing else.
+    pub async fn open(troubles: &Troubles) -> Result<Self> {
+        let http = http::client()?;
+        let aws_http = http::for_aws(http.clone());
+        let metadata = Metadata::new(aws_http.clone(), troubles.clone());
+        let instance = metadata.instance().await?;
+        let clients = Clients::new(aws_http, &instance.region, troubles).await;
+        Ok(Self {
+            troubles: troubles.clone(),
+            http,
+            metadata,
+            ec2: Ec2::new(clients.ec2),
+            autoscaling: AutoScaling::new(clients.autoscaling),
+            instance,
+        })
+    }
+}

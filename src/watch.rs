@@ -1,0 +1,154 @@
+//! `hanat watch`: stays with a NAT. Four things go on at the same time, each until the process is
+//! asked to stop, and none waits for another:
+//!
+//! - IMDS is asked for notices of this instance's end (here)
+//! - once it leaves, its routes go to others (`leave`)
+//! - meanwhile the terminating hook is kept waiting, and answered in the end (`hook`)
+//! - what somebody undid of the kernel and the interface is put back (`upkeep`)
+
+mod hook;
+mod leave;
+mod service;
+mod upkeep;
+
+use anyhow::Result;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::config::WatchSettings;
+use crate::limits::Signals;
+use crate::notices::{Interruption, Notices, Time};
+use crate::routes::Nat;
+use crate::session::Session;
+use crate::troubles::Troubles;
+
+use hook::Hold;
+use service::tell;
+
+/// Runs until a signal asks it to stop, which moves no route. Fails where it cannot even begin.
+pub async fn run(settings: &WatchSettings) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        failed = watch(settings) => return failed,
+    };
+    tell(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping ({signal}): the routes stay as they are");
+    Ok(())
+}
+
+/// Never ends well.
+async fn watch(settings: &WatchSettings) -> Result<()> {
+    let troubles = Troubles::default();
+    let session = Session::open(&troubles).await?;
+    let network = session.metadata.network().await?;
+    let watch = Watch {
+        settings,
+        nat: network.nat(&session.instance),
+        session,
+        notices: watch::Sender::default(),
+        hold: watch::Sender::new(Hold::Asking),
+        left: watch::Sender::new(false),
+    };
+    tell(&[sd_notify::NotifyState::Ready]);
+    service::status("in service");
+    tracing::info!("watching over {} in {}", watch.nat.instance, watch.nat.zone);
+    tokio::join!(
+        watch.look_out(),
+        watch.leave(),
+        watch.keep_hook(),
+        watch.keep_up(),
+        service::keep_alive(),
+    );
+    Ok(())
+}
+
+struct Watch<'a> {
+    settings: &'a WatchSettings,
+    session: Session,
+    nat: Nat,
+    /// What was noticed so far; nothing of it is taken back.
+    notices: watch::Sender<Notices>,
+    /// How long the hook holds the instance.
+    hold: watch::Sender<Hold>,
+    /// Whether nothing leads here any more, and the time to linger is over.
+    left: watch::Sender<bool>,
+}
+
+impl Watch<'_> {
+    /// Looks for each of the notices by itself.
+    async fn look_out(&self) {
+        let metadata = &self.session.metadata;
+        tokio::join!(
+            self.look_for("the target lifecycle state", || async {
+                let terminated = Notices::terminated(metadata).await?;
+                self.notices.send_if_modified(|known| {
+                    let is_new = terminated && !known.terminated;
+                    if is_new {
+                        tracing::info!("the Auto Scaling group is terminating this instance");
+                        known.terminated = true;
+                    }
+                    is_new
+                });
+                Ok(())
+            }),
+            self.look_for("Spot interruption notices", || async {
+                let notice = Notices::interruption(metadata).await?;
+                self.notices.send_if_modified(|known| match notice {
+                    Some(notice) if known.interruption.is_none() => {
+                        let Interruption { action, time } = &notice;
+                        tracing::warn!("EC2 will {action} this Spot Instance at {time}");
+                        known.interruption = Some(notice);
+                        true
+                    }
+                    _ => false,
+                });
+                Ok(())
+            }),
+            self.look_for("rebalance recommendations", || async {
+                let time = Notices::rebalance(metadata).await?;
+                self.notices.send_if_modified(|known| match time {
+                    Some(time) if known.rebalance.is_none() => {
+                        self.tell_of_rebalance(&time);
+                        known.rebalance = Some(time);
+                        true
+                    }
+                    _ => false,
+                });
+                Ok(())
+            }),
+        );
+    }
+
+    /// Again and again. Trouble is in the log when it begins.
+    async fn look_for<F: Future<Output = Result<()>>>(&self, what: &str, look: impl Fn() -> F) {
+        let looking = format!("looking for {what}");
+        loop {
+            let next = Instant::now() + self.settings.interval;
+            match look().await {
+                Ok(()) => self.session.troubles.over(&looking),
+                Err(error) => self.session.troubles.warn(&looking, &format!("{error:#}")),
+            }
+            // After a pause of the whole machine, the next one counts from then.
+            sleep(next.saturating_duration_since(Instant::now())).await;
+        }
+    }
+
+    fn tell_of_rebalance(&self, time: &Time) {
+        let leaves = self.settings.drain_on_rebalance;
+        let so = if leaves {
+            ""
+        } else {
+            service::status(&format!("in service; rebalance recommended at {time}"));
+            "; it stays (--drain-on-rebalance)"
+        };
+        tracing::warn!("EC2 recommended at {time} to rebalance this Spot Instance{so}");
+    }
+
+    /// Whether what was noticed is a reason to leave.
+    fn leaves(&self, notices: &Notices) -> bool {
+        notices.terminated
+            || notices.interruption.is_some()
+            || (self.settings.drain_on_rebalance && notices.rebalance.is_some())
+    }
+}

@@ -1,0 +1,59 @@
+//! Puts back what somebody undid: the kernel's rules and settings, and the source/destination check.
+
+use anyhow::{Context, Result};
+use tokio::time::{sleep, timeout};
+
+use super::Watch;
+use crate::config::STEP_TIME;
+use crate::kernel;
+
+impl Watch<'_> {
+    /// Looks again and again, for ever.
+    pub(super) async fn keep_up(&self) {
+        loop {
+            sleep(self.settings.upkeep_interval).await;
+            self.attempt("keeping the kernel a NAT", self.keep_kernel())
+                .await;
+            self.attempt(
+                "keeping the source/destination check off",
+                self.keep_check(),
+            )
+            .await;
+        }
+    }
+
+    /// Its failure is a warning when it begins, and when it is over that is said, too.
+    async fn attempt(&self, what: &str, step: impl Future<Output = Result<()>>) {
+        let done = timeout(STEP_TIME, step).await;
+        let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("{}", self.session.troubles)));
+        match done {
+            Ok(()) => self.session.troubles.over(what),
+            Err(error) => self.session.troubles.warn(what, &format!("{error:#}")),
+        }
+    }
+
+    /// The VPC may have got blocks since.
+    async fn keep_kernel(&self) -> Result<()> {
+        let network = self.session.metadata.network().await?;
+        let kernel = self.settings.kernel.clone();
+        let prepare = move || {
+            let (mac, address) = (network.mac, network.private_address);
+            kernel::prepare(&kernel, mac, address, &network.vpc_cidr_blocks, false)
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let prepared = prepared.context("setting the kernel up")??;
+        for change in &prepared.changes {
+            tracing::warn!("put back: {change}");
+        }
+        Ok(())
+    }
+
+    async fn keep_check(&self) -> Result<()> {
+        let (ec2, interface) = (&self.session.ec2, &self.nat.interface);
+        if ec2.source_dest_check(interface).await? {
+            ec2.disable_source_dest_check(interface).await?;
+            tracing::warn!("put back: source/destination check of {interface} turned off");
+        }
+        Ok(())
+    }
+}

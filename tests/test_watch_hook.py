@@ -1,0 +1,223 @@
+"""The terminating hook under `hanat watch`: which one is kept and completed, and what happens when
+it cannot be, or when nobody takes the routes."""
+
+import time
+
+import pytest
+
+from tests.handover import OTHER
+from tests.watching import LEADS_HERE_NO_MORE, TERMINATING_HOOK, Watching, called, completed
+from tests.world.weather import Hang
+
+HEARTBEAT = "RecordLifecycleActionHeartbeat"
+OURS = (TERMINATING_HOOK, "CONTINUE")
+PATIENT = {"drain_wait": "1h"}
+
+
+@pytest.fixture
+def stage(isolated, world, request):
+    """With the parameters of the group that a test gives."""
+    with Watching(world, **getattr(request, "param", {})) as stage:
+        yield stage
+
+
+def group(**parameters):
+    return pytest.mark.parametrize("stage", [parameters], indirect=True)
+
+
+@pytest.fixture
+def peer(stage):
+    return stage.peer(OTHER)
+
+
+# --- Which one ------------------------------------------------------------------------------------
+
+
+def test_several_hooks_need_a_name(stage, peer):
+    stage.add_hook("inventory")
+    watch = stage.watch(**PATIENT)
+    stage.leave()
+    said = watch.wait_said("--terminating-hook")
+    assert " WARN " in said
+    assert TERMINATING_HOOK in said
+    assert "inventory" in said
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table), "at once, for nobody keeps a hook waiting"
+    assert watch.said("--terminating-hook") == [said]
+    assert completed(stage.world, stage.nat.instance) == []
+    assert stage.nat.changes == {"ReplaceRoute": 1}
+
+
+def test_the_named_hook_is_completed_and_no_other(stage, peer):
+    stage.add_hook("inventory")
+    watch = stage.watch(drain_wait="0s", terminating_hook=TERMINATING_HOOK)
+    stage.leave()
+    watch.wait_said(f"lifecycle hook {TERMINATING_HOOK} completed with CONTINUE")
+    assert completed(stage.world, stage.nat.instance) == [OURS]
+    assert stage.nat.state == "Terminating:Wait", "the other hook still waits"
+    kept = [call.params["LifecycleHookName"] for call in stage.world.calls(HEARTBEAT)]
+    assert set(kept) == {TERMINATING_HOOK}
+    assert watch.said("WARN") == []
+
+
+def test_a_name_that_the_group_does_not_have(stage, peer):
+    watch = stage.watch(drain_wait="0s", terminating_hook="typo")
+    stage.leave()
+    said = watch.wait_said('"typo"')
+    assert " WARN " in said
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table)
+    assert watch.said("typo") == [said]
+
+
+@group(terminating_hook=False)
+def test_no_hook_holds_it(stage, peer):
+    """It hands over at once: it may end any moment."""
+    watch = stage.watch(**PATIENT)
+    stage.world.set_lifecycle_state(stage.nat.instance, "Terminating")
+    said = watch.wait_said("no terminating hook holds this instance")
+    assert " WARN " in said
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table)
+    assert stage.nat.changes == {"ReplaceRoute": 1}
+
+
+@group(timeout=30)
+def test_somebody_else_completes_it(stage, peer):
+    """Which another one's hook lets it live to see."""
+    stage.add_hook("inventory")
+    watch = stage.watch(**PATIENT, terminating_hook=TERMINATING_HOOK)
+    stage.leave()
+    stage.world.wait_for(HEARTBEAT, timeout=30)
+    stage.complete(TERMINATING_HOOK)
+    said = watch.wait_said("was completed by somebody else", timeout=40)
+    assert " WARN " in said
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table)
+    stage.wait_looked()
+    assert stage.nat.changes.keys() == {HEARTBEAT, "ReplaceRoute"}, "there is nothing to complete"
+
+
+# --- Nobody to hand over to -----------------------------------------------------------------------
+
+
+@group(timeout=30)
+def test_nobody_is_there_until_somebody_comes(stage):
+    """It stays, keeps its hook, and says so once."""
+    watch = stage.watch(drain_wait="0s")
+    stage.leave()
+    said = watch.wait_said("still leads here")
+    assert " WARN leaving: " in said
+    assert said.endswith("there is no other NAT instance with a route and no standby NAT gateway")
+    stage.world.wait_for(HEARTBEAT, 2, timeout=40)
+    assert watch.said("still leads here") == [said]
+    assert stage.nat.owns(stage.table)
+    assert stage.nat.changes.keys() == {HEARTBEAT}
+    replacement = stage.replacement()
+    stage.scene.add_tables(1, default=replacement.interface)
+    watch.wait_said("leaving: works again")
+    stage.wait_completed()
+    assert replacement.owns(stage.table)
+
+
+def test_a_replacement_that_takes_the_table_ends_the_wait(stage):
+    watch = stage.watch(drain_wait="0s")
+    stage.leave()
+    watch.wait_said("still leads here")
+    replacement = stage.replacement()
+    stage.give(stage.table, replacement)
+    stage.wait_completed()
+    assert replacement.owns(stage.table)
+    assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
+
+
+# --- It cannot be kept ----------------------------------------------------------------------------
+
+
+@group(timeout=30)
+def test_heartbeats_are_denied(stage, peer):
+    """So it hands over before the hook's first time is up, and does not wait as long as asked."""
+    stage.world.deny(HEARTBEAT)
+    watch = stage.watch(**PATIENT)
+    stage.leave()
+    said = watch.wait_said("heartbeat of the terminating hook")
+    assert " WARN " in said
+    assert "AccessDenied" in said
+    stage.wait_looked()
+    assert stage.nat.owns(stage.table), "half of the time is for a replacement"
+    stage.world.wait_until(lambda: peer.owns(stage.table), 30)
+    stage.wait_completed()
+    assert watch.said("heartbeat of the terminating hook") == [said]
+    assert stage.world.timeouts == []
+
+
+@group(timeout=30)
+def test_the_last_moment(stage):
+    """Nobody takes the routes, and the hook cannot be kept: it is completed all the same, because
+    of what Auto Scaling would make of its time-out."""
+    stage.world.deny(HEARTBEAT)
+    watch = stage.watch(**PATIENT)
+    stage.leave()
+    said = watch.wait_said("waits no longer", timeout=60)
+    assert " ERROR " in said
+    assert "route tables still lead here" in said
+    stage.wait_completed()
+    assert stage.world.timeouts == []
+    assert len(watch.said("still leads here")) == 1
+
+
+@group(timeout=30)
+def test_auto_scaling_tells_nothing_of_the_hook(stage, peer):
+    """How long it waits is not known then, so it hands over at once."""
+    stage.world.deny("DescribeLifecycleHooks")
+    watch = stage.watch(**PATIENT)
+    stage.leave()
+    said = watch.wait_said("keeping the terminating hook")
+    assert " WARN " in said
+    assert "AccessDenied" in said
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table)
+    stage.world.allow("DescribeLifecycleHooks")
+    stage.wait_completed()
+    assert watch.said("WARN") == [said]
+
+
+# --- Others are at work ---------------------------------------------------------------------------
+
+
+def test_a_table_that_a_person_turns_elsewhere_is_left_alone(stage, peer):
+    """While it waits for the replacement, and in the middle of handing over."""
+    [waited, moved] = stage.scene.add_tables(2, default=stage.nat.interface)
+    watch = stage.watch(drain_wait="3s")
+    stage.leave()
+    watch.wait_said("terminating hook")
+    stage.give(waited, stage.third)
+    looks_again = {"Filter.1.Name": "route-table-id", "Filter.1.Value.1": moved}
+    rule = stage.world.weather("DescribeRouteTables", Hang(), match=looks_again)
+    stage.world.wait_until(lambda: rule.fired > 0, 30)
+    stage.give(moved, stage.third)
+    stage.world.calm()
+    stage.wait_completed()
+    assert stage.third.owns(waited)
+    assert stage.third.owns(moved)
+    assert len(watch.said(f"{moved} was taken by somebody else")) == 1
+    changed = [call.params["RouteTableId"] for call in stage.world.calls("ReplaceRoute")]
+    assert changed == [stage.table]
+
+
+def test_it_stands_still_in_the_middle_of_handing_over(stage, peer):
+    """What somebody took meanwhile is theirs."""
+    stage.watch(drain_wait="0s")
+    looks_for_others = stage.world.weather("DescribeNatGateways", Hang())
+    stage.leave()
+    stage.world.wait_until(lambda: looks_for_others.fired > 0, 30)
+    stage.vpc.freeze(stage.nat.instance)
+    replacement = stage.replacement()
+    stage.give(stage.table, replacement)
+    stage.world.calm()
+    # So long it stands still.
+    time.sleep(2)
+    stage.vpc.thaw(stage.nat.instance)
+    stage.wait_completed()
+    assert replacement.owns(stage.table)
+    assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
