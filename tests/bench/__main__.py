@@ -15,6 +15,7 @@ from tests.world.world import World
 
 from .kernel import set_up
 from .launch import Measured, measure
+from .leaving import what_clients_lose_to_leaving, what_watching_costs
 from .limit import TABLES, against_the_limit
 from .outages import what_clients_lose
 from .stage import LATENCY, JobNotDone, Stage, hanat, script
@@ -44,7 +45,8 @@ def main() -> int:
             faster = against_the_script(world)
             ratio, ran = against_the_limit(world)
             kernel_wall, kernel_cpu = set_up(world)
-            on_packets = what_clients_lose(world)
+            on_packets = [*what_clients_lose(world), *what_watching_costs(world)]
+        on_packets += what_clients_lose_to_leaving()
         after = binary.stat()
         if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
             # As a build meanwhile does: the figures would be of two programs.

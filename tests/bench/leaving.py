@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.isolate import isolate_or_exit
+from tests.isolate import OUTSIDE, isolate_or_exit
 from tests.nat import ROOT, Nat, binary_path
 from tests.two_zones import LAUNCH_FIRST, TwoZones
 from tests.world.scene import ZONES, two_zone_vpc
@@ -52,7 +52,7 @@ class Scene:
     group: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Whether the group launches the replacement while the hook still holds the old NAT.
     meanwhile: bool = True
-    # Whether there will be one.
+    # Whether that is waited for, where it comes at all.
     replaced: bool = True
 
 
@@ -84,7 +84,7 @@ SCENES = [
     ),
     Scene("maximum lifetime", _grow_old, group={"maintenance": LAUNCH_FIRST}),
     Scene("scale-in", _scale_in, flags=f"--drain-wait {DRAIN_WAIT:g}s", replaced=False),
-    Scene("Spot notice", lambda _stage, nat: SPOT.reclaim(nat, NOTICE)),
+    Scene("Spot notice", lambda _stage, nat: SPOT.reclaim(nat, NOTICE), replaced=False),
 ]
 
 
@@ -139,7 +139,9 @@ def _outage(report: Report) -> float:
 
 def _play_apart(scene: Scene) -> Report:
     command = [sys.executable, "-m", "tests.bench.leaving", scene.name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # In a namespace of its own, like this process.
+    env = {name: value for name, value in os.environ.items() if name != OUTSIDE}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise JobNotDone(f"{scene.name}: {done.stderr[-2000:]}")
     figures = json.loads(done.stdout)
