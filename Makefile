@@ -21,15 +21,14 @@ REGISTRY := $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src
 RELEASE_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom" \
 	--remap-path-prefix=$(REGISTRY)=/crates --remap-path-prefix=$(CURDIR)=/hanat
 
-# More than a megabyte less where Rust brings the linker that can: identical functions folded into
-# one, no tables for unwinding, and relocations packed, which glibc reads since 2.36.
+# Half a megabyte less where Rust brings the linker that can: identical functions folded into
+# one, and relocations packed, which glibc reads since 2.36.
 SYSROOT := $(shell rustc --print sysroot 2>/dev/null)
 NATIVE := $(and $(filter x86_64-unknown-linux-gnu,$(TARGET)),$(filter $(HOST),$(TARGET)))
 LLD := $(and $(NATIVE),$(wildcard $(SYSROOT)/lib/rustlib/$(HOST)/bin/gcc-ld/ld.lld))
 RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
 	awk '{ split($$2, v, "."); if (v[1] * 100 + v[2] >= 236) print "yes" }')
 LINK_FLAGS := $(if $(LLD),-C link-arg=-Wl$(COMMA)--icf=all \
-	-C link-arg=-Wl$(COMMA)--no-eh-frame-hdr -C link-arg=$(CURDIR)/.cargo/no-unwinding.ld \
 	$(if $(RELR),-C link-arg=-Wl$(COMMA)--pack-dyn-relocs=relr))
 
 # A target's standard library comes with the toolchain, from rustup, or, where that is not to be
@@ -91,7 +90,7 @@ lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
 .PHONY: build
 build: $(BINARY) ## Build the release binary
 
-$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml .cargo/no-unwinding.ld $(shell find src -name '*.rs') | check-target
+$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml $(shell find src -name '*.rs') | check-target
 	@echo "== building hanat $(VERSION) for $(TARGET) (the first time: 5 to 10 minutes and 5 GB of memory)"
 	@$(if $(CROSS_GCC),CARGO_TARGET_$(TARGET_VARIABLE)_LINKER=$(CROSS_GCC) CC_$(subst -,_,$(TARGET))=$(CROSS_GCC)) \
 	RUSTFLAGS='$(RELEASE_FLAGS)' $(CARGO) rustc --locked --release --target $(TARGET) -- $(LINK_FLAGS)

@@ -73,6 +73,18 @@ def test_no_interpreter_and_no_shared_library():
     assert "DYN (Position-Independent Executable file)" in readelf("--file-header")
 
 
+def test_it_fails_in_order_where_backtraces_are_asked_for():
+    """Which need tables for unwinding, though nothing unwinds."""
+    done = subprocess.run(
+        [binary_path(), "claim", "--deadline", "0s"],
+        env={"RUST_BACKTRACE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done
+    assert "--deadline 0s" in done.stderr
+
+
 def test_a_root_directory_with_nothing_but_proc_is_enough(nat, empty_root):
     ran = run_in(empty_root, nat, env={})
     assert ran.code == 0, ran
