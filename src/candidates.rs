@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use crate::autoscaling::Health;
-use crate::config::GROUP_MEMBERS;
+use crate::config::{CANDIDATE_TIME, GROUP_MEMBERS};
 use crate::ec2::{Gateway, Interface, Status};
 use crate::ids::{InstanceId, InterfaceId};
 use crate::ping;
@@ -44,9 +45,12 @@ pub async fn find(
             let others = others.filter(|found| found.instance.as_ref() != Some(&nat.instance));
             examine(session, nat, others.collect()).await
         },
-        session.ec2.standby_gateways(&nat.vpc, key),
+        async {
+            let gateways = session.ec2.standby_gateways(&nat.vpc, key);
+            Ok(known(session, "looking for standby NAT gateways", gateways).await)
+        },
     )?;
-    let gateways = gateways.into_iter().map(standby);
+    let gateways = gateways.into_iter().flatten().map(standby);
     let mut found: Vec<Candidate> = peers.into_iter().chain(gateways).collect();
     mind_main_table(session, nat, tables, &mut found).await?;
     Ok(found)
@@ -136,20 +140,26 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<
         .iter()
         .map(|(_, interface)| ping::answers(interface.address));
     let (running, groups, pings) = tokio::join!(
-        session.ec2.running(&instances),
-        members(session, &instances),
+        known(
+            session,
+            "asking EC2 how peers are",
+            session.ec2.running(&instances)
+        ),
+        known(
+            session,
+            "asking Auto Scaling how peers are",
+            members(session, &instances)
+        ),
         join_all(pings),
     );
-    let (running, groups) = (running?, groups?);
     let examined = attached.into_iter().zip(pings);
     Ok(examined
         .map(|((instance, interface), answers)| {
-            let trouble = trouble(
-                nat,
-                &interface,
-                running.get(&instance),
-                groups.get(&instance),
-            );
+            let found =
+                |running: &BTreeMap<_, _>| running.get(&instance).copied().unwrap_or(Status::Off);
+            let status = running.as_ref().map(found);
+            let group = groups.as_ref().and_then(|groups| groups.get(&instance));
+            let trouble = trouble(nat, &interface, status, group);
             let trouble = trouble.or_else(|| match answers {
                 Ok(true) => None,
                 Ok(false) => Some(format!("{} does not answer ICMP", interface.address)),
@@ -185,11 +195,31 @@ async fn members(
     Ok(found)
 }
 
-/// What keeps an instance from being a NAT, as far as AWS says.
+/// What can be known in a few seconds. Routes that have to go cannot wait for everybody to answer:
+/// without this much the rest has to do.
+async fn known<T>(
+    session: &Session,
+    what: &str,
+    question: impl Future<Output = Result<T>>,
+) -> Option<T> {
+    let answer = timeout(CANDIDATE_TIME, question).await;
+    match answer.unwrap_or_else(|_| Err(anyhow!("{}", session.troubles))) {
+        Ok(answer) => {
+            session.troubles.over(what);
+            Some(answer)
+        }
+        Err(error) => {
+            session.troubles.warn(what, &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// What keeps an instance from being a NAT, as far as AWS says. What it does not say is absent.
 fn trouble(
     nat: &Nat,
     interface: &Interface,
-    running: Option<&Status>,
+    status: Option<Status>,
     group: Option<&Health>,
 ) -> Option<String> {
     if interface.vpc != nat.vpc {
@@ -198,10 +228,10 @@ fn trouble(
     if interface.source_dest_check {
         return Some("its source/destination check is on".to_owned());
     }
-    match running {
-        None => return Some("it does not run".to_owned()),
+    match status {
+        Some(Status::Off) => return Some("it does not run".to_owned()),
         Some(Status::Impaired) => return Some("its EC2 status checks fail".to_owned()),
-        Some(Status::Fine) => {}
+        Some(Status::Fine) | None => {}
     }
     match group {
         Some(Health { state, .. }) if state != "InService" => {

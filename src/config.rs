@@ -96,6 +96,15 @@ pub const STEP_TIME: Duration = Duration::from_secs(30);
 /// at least.
 pub const ASKING_TIME: Duration = Duration::from_secs(10);
 
+/// How long each question about candidates may take, apart from the one who they are.
+pub const CANDIDATE_TIME: Duration = Duration::from_secs(5);
+
+/// How old a table may be that is changed because of what it showed, from when it was asked for.
+pub const STALE_AFTER: Duration = Duration::from_secs(2);
+
+/// How long handing over may take: EC2 takes 31 s for 200 tables.
+pub const HANDOVER_TIME: Duration = Duration::from_mins(2);
+
 /// Kept of the time that a hook waits for handing routes over, and for the answer; at most half of
 /// the time, and a tenth.
 pub const HANDOVER_RESERVE: Duration = Duration::from_secs(30);

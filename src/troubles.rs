@@ -1,7 +1,7 @@
 //! What stood in the way last. Calls are tried again for as long as there is time; when it is
 //! up, the reason is whatever kept failing until then, and the user must see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +20,12 @@ const NO_ANSWER: &str = "no answer yet";
 
 /// The latest trouble of each thing that is being tried, until it works.
 #[derive(Clone, Debug, Default)]
-pub struct Troubles(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Troubles {
+    attempts: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What a process that stays does again and again and cannot do at present. Its causes are
+    /// made of the above, which are not made of these.
+    standing: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl Troubles {
     /// `what` is being tried.
@@ -41,25 +46,25 @@ impl Troubles {
         }
     }
 
-    /// The same of what is done again and again by a process that stays: its beginning is worth a
-    /// warning.
+    /// `what`, which a process that stays does again and again, cannot be done. The first time is
+    /// worth a warning.
     pub fn warn(&self, what: &str, why: &str) {
-        if self
-            .lock()
-            .insert(what.to_owned(), why.to_owned())
-            .is_none()
-        {
+        if self.standing().insert(what.to_owned()) {
             tracing::warn!("{what}: {why}");
         } else {
             tracing::debug!("{what}: {why}");
         }
     }
 
-    /// And so is its end.
+    /// It can be done, and if it could not, that is worth a line, too.
     pub fn over(&self, what: &str) {
-        if self.lock().remove(what).is_some() {
+        if self.standing().remove(what) {
             tracing::info!("{what}: works again");
         }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `what` works.
@@ -69,7 +74,7 @@ impl Troubles {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         // Whatever panicked elsewhere, a map of texts is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,4 +125,22 @@ impl Intercept for Troubles {
 /// The name of the API call that a configuration belongs to.
 fn call(config: &ConfigBag) -> &str {
     config.load::<Metadata>().map_or("a call", Metadata::name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Causes that quote all troubles would else quote themselves, twice as long each time.
+    #[test]
+    fn what_stands_is_no_part_of_its_own_cause() {
+        let troubles = Troubles::default();
+        troubles.note("DescribeRouteTables", "no answer");
+        let before = troubles.to_string();
+        for _ in 0..50 {
+            troubles.warn("leaving", &troubles.to_string());
+            troubles.warn("keeping up", &troubles.to_string());
+        }
+        assert_eq!(troubles.to_string(), before);
+    }
 }

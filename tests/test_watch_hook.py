@@ -106,11 +106,11 @@ def test_nobody_is_there_until_somebody_comes(stage):
     """It stays, keeps its hook, and says so once."""
     watch = stage.watch(drain_wait="0s")
     stage.leave()
-    said = watch.wait_said("still leads here")
+    said = watch.wait_said("there is no other NAT instance")
     assert " WARN leaving: " in said
     assert said.endswith("there is no other NAT instance with a route and no standby NAT gateway")
     stage.world.wait_for(HEARTBEAT, 2, timeout=40)
-    assert watch.said("still leads here") == [said]
+    assert watch.said("there is no other NAT instance") == [said]
     assert stage.nat.owns(stage.table)
     assert stage.nat.changes.keys() == {HEARTBEAT}
     replacement = stage.replacement()
@@ -123,7 +123,7 @@ def test_nobody_is_there_until_somebody_comes(stage):
 def test_a_replacement_that_takes_the_table_ends_the_wait(stage):
     watch = stage.watch(drain_wait="0s")
     stage.leave()
-    watch.wait_said("still leads here")
+    watch.wait_said("there is no other NAT instance")
     replacement = stage.replacement()
     stage.give(stage.table, replacement)
     stage.wait_completed()
@@ -160,10 +160,10 @@ def test_the_last_moment(stage):
     stage.leave()
     said = watch.wait_said("waits no longer", timeout=60)
     assert " ERROR " in said
-    assert "route tables still lead here" in said
+    assert "route tables may still lead here" in said
     stage.wait_completed()
     assert stage.world.timeouts == []
-    assert len(watch.said("still leads here")) == 1
+    assert len(watch.said("there is no other NAT instance")) == 1
 
 
 @group(timeout=30)
@@ -221,3 +221,14 @@ def test_it_stands_still_in_the_middle_of_handing_over(stage, peer):
     stage.wait_completed()
     assert replacement.owns(stage.table)
     assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
+
+
+def test_a_table_that_comes_to_lead_here_later_holds_the_hook(stage, peer):
+    """As one does that is claimed back after a Spot notice."""
+    stage.world.reclaim_spot(stage.nat.instance)
+    watch = stage.watch()
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    [late] = stage.scene.add_tables(1, default=stage.nat.interface)
+    stage.leave()
+    stage.wait_completed()
+    assert peer.owns(late)

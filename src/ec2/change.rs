@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use aws_config::retry::RetryConfig;
 use aws_sdk_ec2::config::Builder;
 use aws_sdk_ec2::operation::replace_route::builders::ReplaceRouteFluentBuilder;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{DEFAULT, Ec2};
 use crate::aws::{Failure, Kind};
-use crate::config::{INITIAL_BACKOFF, MAX_BACKOFF};
+use crate::config::{INITIAL_BACKOFF, MAX_BACKOFF, STALE_AFTER};
 use crate::ids::TableId;
 use crate::routes::{Action, NextHop, Table};
 
@@ -67,7 +67,7 @@ impl Ec2 {
         let mut attempts = 0;
         loop {
             self.pace.turn().await;
-            let now = self.table(table).await?;
+            let now = self.fresh_table(table).await?;
             let now = now.with_context(|| format!("{table} is gone"))?;
             if !from.holds(&now) {
                 // An attempt may have worked whose answer did not arrive.
@@ -86,6 +86,18 @@ impl Ec2 {
             }
             attempts += 1;
         }
+    }
+
+    /// An instance that stood still for a while finds an answer from before that waiting for it.
+    async fn fresh_table(&self, id: &TableId) -> Result<Option<Table>> {
+        for _ in 1..TURNS {
+            let asked = Instant::now();
+            let table = self.table(id).await?;
+            if asked.elapsed() < STALE_AFTER {
+                return Ok(table);
+            }
+        }
+        self.table(id).await
     }
 
     /// A route that came to be since the plan was made may be another NAT's, or the way out of

@@ -31,12 +31,14 @@ pub struct Interface {
     pub source_dest_check: bool,
 }
 
-/// An instance that runs.
+/// How an instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Nothing is known to be wrong with it.
+    /// It does not run.
+    Off,
+    /// It runs, and nothing is known to be wrong with it.
     Fine,
-    /// One of EC2's status checks failed.
+    /// It runs, and one of EC2's status checks failed.
     Impaired,
 }
 

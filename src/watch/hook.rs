@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::Watch;
 use crate::autoscaling::{Answer, Hook};
 use crate::config::{ASKING_TIME, LAST_MOMENT, PENDING_INTERVAL, RETRY_INTERVAL};
+
+/// What a heartbeat gets even where the time is up.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the hook holds the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +67,11 @@ impl Watch<'_> {
             let since = Instant::now();
             let member = self.session.autoscaling.member(instance).await?;
             let Some(member) = member else {
-                return Ok(None);
+                bail!("{instance} is not in the list of its group's instances");
             };
-            match member.state.to_string().as_str() {
-                "Terminating:Wait" | "Terminating" | "InService" | "Standby" => {}
-                _ => return Ok(None),
+            let state = member.state.to_string();
+            if matches!(state.as_str(), "Terminating:Proceed" | "Terminated") {
+                return Ok(None);
             }
             let hooks = self
                 .session
@@ -78,7 +81,7 @@ impl Watch<'_> {
             let Some(hook) = choose(hooks, self.settings.terminating_hook.as_deref())? else {
                 return Ok(None);
             };
-            if member.state.to_string() == "Terminating:Wait" {
+            if state == "Terminating:Wait" {
                 return Ok(Some(Waiting {
                     group: member.group,
                     hook,
@@ -109,11 +112,16 @@ impl Watch<'_> {
                 .autoscaling
                 .heartbeat(instance, group, &hook.name);
             let sent = Instant::now();
-            let beat = timeout(hook.heartbeat / 3, beat).await;
+            // In time for the answer, if there is time.
+            let last = sure - LAST_MOMENT.min(hook.heartbeat / 10);
+            let patience = last.min(sent + hook.heartbeat / 3);
+            let beat = timeout_at(patience.max(sent + LEAST_PATIENCE), beat).await;
+            let mut beats = false;
             match beat.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles))) {
                 Ok(true) => {
                     self.session.troubles.over(HEARTBEAT);
                     sure = most.min(sent + hook.heartbeat);
+                    beats = sure < most;
                     self.hold.send_replace(Hold::For(*since, most));
                 }
                 Ok(false) => {
@@ -134,10 +142,11 @@ impl Watch<'_> {
                 _ = left.wait_for(|left| *left) => return true,
                 () = sleep_until(last.min(sent + hook.heartbeat / 3)) => {}
             }
-            if Instant::now() >= last {
+            // An instance that stood still may find its hook waiting all the same.
+            if Instant::now() >= last && !beats {
                 tracing::error!(
-                    "terminating hook {} waits no longer, and route tables still lead here: their \
-                     clients lose their way out",
+                    "terminating hook {} waits no longer, and route tables may still lead here: \
+                     their clients lose their way out",
                     hook.name
                 );
                 return true;
@@ -149,14 +158,26 @@ impl Watch<'_> {
         let Waiting { group, hook, .. } = waiting;
         let instance = &self.session.instance.instance_id;
         let answer = Answer::Continue;
-        let completed = self
-            .session
-            .autoscaling
-            .complete(instance, group, &hook.name, answer);
-        match completed.await {
-            Ok(true) => tracing::info!("lifecycle hook {} completed with {answer}", hook.name),
-            Ok(false) => {}
-            Err(error) => tracing::error!("{error:#}"),
+        loop {
+            let completed = self
+                .session
+                .autoscaling
+                .complete(instance, group, &hook.name, answer);
+            match completed.await {
+                Ok(true) => {
+                    tracing::info!("lifecycle hook {} completed with {answer}", hook.name);
+                    return;
+                }
+                Ok(false) => return,
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    self.session
+                        .troubles
+                        .warn("answering the terminating hook", &why);
+                }
+            }
+            // What is refused for credentials, or for a clock that is wrong, may pass.
+            sleep(RETRY_INTERVAL).await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Leaving: others get the default routes that lead here, and until then this instance forwards.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -8,7 +9,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::hook::Hold;
 use super::{Watch, service};
 use crate::candidates;
-use crate::config::{HANDOVER_RESERVE, LEAVING_INTERVAL, LEFT_INTERVAL, RETRY_INTERVAL, STEP_TIME};
+use crate::config::{
+    HANDOVER_RESERVE, HANDOVER_TIME, LEAVING_INTERVAL, LEFT_INTERVAL, RETRY_INTERVAL, STEP_TIME,
+};
 use crate::handover::{self, Outcome, Row};
 use crate::ids::TableId;
 use crate::notices::Notices;
@@ -30,12 +33,12 @@ impl Watch<'_> {
         let mut others = Others::default();
         loop {
             let looked = Instant::now();
-            let stepped = timeout(STEP_TIME, self.step(began, &mut others)).await;
-            let stepped = stepped.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles)));
+            let stepped = self.step(began, &mut others).await;
             let pause = match &stepped {
                 Err(_) => RETRY_INTERVAL,
                 Ok(0) if *self.left.borrow() => LEFT_INTERVAL,
-                Ok(_) => LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10)),
+                Ok(0) => LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10)),
+                Ok(_) => LEAVING_INTERVAL,
             };
             match stepped {
                 Ok(0) => {
@@ -51,6 +54,7 @@ impl Watch<'_> {
                 Ok(held) => {
                     self.session.troubles.over(LEAVING);
                     empty_since = None;
+                    self.left.send_replace(false);
                     if !announced {
                         let patience = humantime::format_duration(self.settings.drain_wait);
                         tracing::info!(
@@ -65,7 +69,11 @@ impl Watch<'_> {
             // More urgent ones are not waited out.
             tokio::select! {
                 () = sleep_until(looked + pause) => {}
-                _ = notices.changed() => {}
+                _ = notices.changed() => {
+                    // What was seen before does not count for a hook that begins to wait now.
+                    empty_since = None;
+                    self.left.send_replace(false);
+                }
             }
         }
     }
@@ -73,7 +81,8 @@ impl Watch<'_> {
     /// One look, and the handing over where it is time. Says how many tables still lead here.
     async fn step(&self, began: Instant, others: &mut Others) -> Result<usize> {
         let key = &self.settings.owner_tag;
-        let tables = self.session.ec2.owned_tables(&self.nat.vpc, key).await?;
+        let tables = self.session.ec2.owned_tables(&self.nat.vpc, key);
+        let tables = self.within(STEP_TIME, tables).await?;
         others.remember(&tables, &self.nat);
         let held = tables.iter().filter(|table| self.nat.holds(table)).count();
         if held == 0 {
@@ -86,7 +95,13 @@ impl Watch<'_> {
             return Ok(held);
         }
         service::status(&format!("leaving; tables to hand over: {held}"));
-        self.hand_over(&tables, others).await
+        self.within(HANDOVER_TIME, self.hand_over(&tables, others))
+            .await
+    }
+
+    async fn within<T>(&self, time: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let done = timeout(time, work).await;
+        done.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles)))
     }
 
     /// When a replacement is waited for no longer.
@@ -129,7 +144,7 @@ impl Watch<'_> {
                 1 => String::new(),
                 n => format!(" (and {} more)", n - 1),
             };
-            return Err(anyhow!("{}{more} still leads here: {why}", table.id));
+            return Err(anyhow!("{}{more}: {why}", table.id));
         }
         Ok(stay.len())
     }
@@ -141,9 +156,13 @@ impl Watch<'_> {
 struct Others {
     /// Where each table led at the last look.
     led_to: BTreeMap<TableId, Target>,
-    /// Whoever gave a table to this instance while it was leaving.
-    leaving: Vec<Target>,
+    /// Whoever gave a table to this instance while it was leaving, and when that was seen.
+    leaving: Vec<(Target, Instant)>,
 }
+
+/// How long somebody who gave a table away counts as leaving: a person or a read that lags may
+/// have made it look so.
+const LEAVING_TOO: Duration = Duration::from_secs(30);
 
 impl Others {
     fn remember(&mut self, tables: &[Table], nat: &Nat) {
@@ -156,14 +175,18 @@ impl Others {
                 && nat.holds(table)
                 && !nat.next_hop().is(&before)
             {
-                self.leaving.push(before);
+                self.leaving.push((before, Instant::now()));
             }
         }
     }
 
     fn rule_out(&self, candidates: &mut [Candidate]) {
         for candidate in candidates {
-            if self.leaving.iter().any(|target| candidate.hop.is(target)) {
+            let gave = self
+                .leaving
+                .iter()
+                .any(|(target, when)| candidate.hop.is(target) && when.elapsed() < LEAVING_TOO);
+            if gave {
                 candidate.trouble = Some("it is leaving, too".to_owned());
             }
         }
