@@ -221,14 +221,3 @@ def test_it_stands_still_in_the_middle_of_handing_over(stage, peer):
     stage.wait_completed()
     assert replacement.owns(stage.table)
     assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
-
-
-def test_a_table_that_comes_to_lead_here_later_holds_the_hook(stage, peer):
-    """As one does that is claimed back after a Spot notice."""
-    stage.world.reclaim_spot(stage.nat.instance)
-    watch = stage.watch()
-    watch.wait_said(LEADS_HERE_NO_MORE)
-    [late] = stage.scene.add_tables(1, default=stage.nat.interface)
-    stage.leave()
-    stage.wait_completed()
-    assert peer.owns(late)
