@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::future::join_all;
-use tokio::time::timeout;
 
 use crate::autoscaling::Health;
 use crate::config::{CANDIDATE_TIME, GROUP_MEMBERS};
@@ -202,8 +201,7 @@ async fn known<T>(
     what: &str,
     question: impl Future<Output = Result<T>>,
 ) -> Option<T> {
-    let answer = timeout(CANDIDATE_TIME, question).await;
-    match answer.unwrap_or_else(|_| Err(anyhow!("{}", session.troubles))) {
+    match session.within(CANDIDATE_TIME, question).await {
         Ok(answer) => {
             session.troubles.over(what);
             Some(answer)

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow, bail};
-use tokio::time::timeout;
+use anyhow::{Error, Result, bail};
 
 use crate::candidates;
 use crate::config::DrainSettings;
@@ -67,8 +66,7 @@ async fn drain(settings: &DrainSettings, report: &mut Report) -> Result<()> {
         let network = report.network.as_ref();
         if let Some(nat) = network.map(|network| network.nat(&session.instance)) {
             let look = handover::look(&session, &nat, &settings.owner_tag, &mut report.rows);
-            let look = timeout(last_look, look).await;
-            if let Err(error) = look.unwrap_or_else(|_| Err(anyhow!("{troubles}"))) {
+            if let Err(error) = session.within(last_look, look).await {
                 tracing::warn!("reading back a last time: {error:#}");
             }
         }

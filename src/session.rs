@@ -1,6 +1,10 @@
 //! What every command starts from: who this instance is, and clients that reach AWS from it.
 
-use anyhow::Result;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::time::timeout;
 
 use crate::autoscaling::AutoScaling;
 use crate::aws::Clients;
@@ -43,5 +47,15 @@ impl Session {
             autoscaling: AutoScaling::new(clients.autoscaling),
             instance,
         })
+    }
+
+    /// Works for so long at most; what stood in the way is then the error.
+    pub async fn within<T>(
+        &self,
+        time: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let done = timeout(time, work).await;
+        done.unwrap_or_else(|_| Err(anyhow!("{}", self.troubles)))
     }
 }

@@ -1,7 +1,7 @@
 //! The end of every run that could do anything: the answer to the launching hook that waits.
 
-use anyhow::{Result, anyhow, bail};
-use tokio::time::{sleep, timeout};
+use anyhow::{Result, bail};
+use tokio::time::sleep;
 
 use super::Run;
 use crate::autoscaling::{Answer, Member, State};
@@ -53,8 +53,8 @@ impl Run<'_> {
         let Some(nat) = nat.filter(|_| !report.is_settled()) else {
             return;
         };
-        let look = timeout(self.settings.answer_time / 2, self.look(&nat, report)).await;
-        if let Err(error) = look.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles))) {
+        let (time, look) = (self.settings.answer_time / 2, self.look(&nat, report));
+        if let Err(error) = self.session.within(time, look).await {
             tracing::warn!("reading back a last time: {error:#}");
         }
     }

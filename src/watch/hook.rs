@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Watch;
 use crate::autoscaling::{Answer, Hook};
@@ -39,8 +39,8 @@ impl Watch<'_> {
         // It lives as long as this.
         let _ = notices.wait_for(|notices| notices.terminated).await;
         let waiting = loop {
-            let asked = timeout(ASKING_TIME, self.waiting_hook()).await;
-            match asked.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles))) {
+            let asked = self.session.within(ASKING_TIME, self.waiting_hook());
+            match asked.await {
                 Ok(waiting) => break waiting,
                 Err(error) => self.session.troubles.warn(KEEPING, &format!("{error:#}")),
             }

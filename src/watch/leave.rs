@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::hook::Hold;
 use super::{Watch, service};
@@ -82,7 +82,7 @@ impl Watch<'_> {
     async fn step(&self, began: Instant, others: &mut Others) -> Result<usize> {
         let key = &self.settings.owner_tag;
         let tables = self.session.ec2.owned_tables(&self.nat.vpc, key);
-        let tables = self.within(STEP_TIME, tables).await?;
+        let tables = self.session.within(STEP_TIME, tables).await?;
         others.remember(&tables, &self.nat);
         let held = tables.iter().filter(|table| self.nat.holds(table)).count();
         if held == 0 {
@@ -95,13 +95,9 @@ impl Watch<'_> {
             return Ok(held);
         }
         service::status(&format!("leaving; tables to hand over: {held}"));
-        self.within(HANDOVER_TIME, self.hand_over(&tables, others))
+        self.session
+            .within(HANDOVER_TIME, self.hand_over(&tables, others))
             .await
-    }
-
-    async fn within<T>(&self, time: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let done = timeout(time, work).await;
-        done.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles)))
     }
 
     /// When a replacement is waited for no longer.

@@ -1,7 +1,7 @@
 //! Puts back what somebody undid: the kernel's rules and settings, and the source/destination check.
 
 use anyhow::{Context, Result};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Watch;
 use crate::config::STEP_TIME;
@@ -24,9 +24,7 @@ impl Watch<'_> {
 
     /// Its failure is a warning when it begins, and when it is over that is said, too.
     async fn attempt(&self, what: &str, step: impl Future<Output = Result<()>>) {
-        let done = timeout(STEP_TIME, step).await;
-        let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("{}", self.session.troubles)));
-        match done {
+        match self.session.within(STEP_TIME, step).await {
             Ok(()) => self.session.troubles.over(what),
             Err(error) => self.session.troubles.warn(what, &format!("{error:#}")),
         }
