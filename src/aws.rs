@@ -78,7 +78,8 @@ async fn sdk_config(http: SharedHttpClient, region: &Region, troubles: &Troubles
 /// (`RouteAlreadyExists`, "No active Lifecycle Action").
 ///
 /// The SDK's retry quota protects a service from a fleet that retries for ever. This program
-/// makes a bounded number of calls once; giving up while there is time would cost an outage.
+/// makes few calls, and those for a time that it bounds itself; giving up before it is over would
+/// cost an outage.
 fn retries() -> RetryPartition {
     RetryPartition::custom("hanat")
         .token_bucket(TokenBucket::unlimited())

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 
-use crate::autoscaling::Health;
+use crate::autoscaling::Listed;
 use crate::config::{CANDIDATE_TIME, GROUP_MEMBERS};
 use crate::ec2::{Gateway, Interface, Status};
 use crate::ids::{InstanceId, InterfaceId};
@@ -63,8 +63,9 @@ async fn mind_main_table(
     candidates: &mut [Candidate],
 ) -> Result<()> {
     if tables.iter().any(|table| table.main && nat.holds(table)) {
-        for candidate in candidates {
-            let by_name = session.ec2.subnet_table(&candidate.subnet).await?;
+        let subnets = candidates.iter().map(|candidate| &candidate.subnet);
+        let by_name = try_join_all(subnets.map(|subnet| session.ec2.subnet_table(subnet))).await?;
+        for (candidate, by_name) in candidates.iter_mut().zip(by_name) {
             candidate.uses_main_table = by_name.is_none();
         }
     }
@@ -186,10 +187,10 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<
 async fn members(
     session: &Session,
     instances: &[&InstanceId],
-) -> Result<BTreeMap<InstanceId, Health>> {
+) -> Result<BTreeMap<InstanceId, Listed>> {
     let mut found = BTreeMap::new();
     for some in instances.chunks(GROUP_MEMBERS) {
-        found.extend(session.autoscaling.health(some).await?);
+        found.extend(session.autoscaling.list(some).await?);
     }
     Ok(found)
 }
@@ -218,7 +219,7 @@ fn trouble(
     nat: &Nat,
     interface: &Interface,
     status: Option<Status>,
-    group: Option<&Health>,
+    group: Option<&Listed>,
 ) -> Option<String> {
     if interface.vpc != nat.vpc {
         return Some(format!("it stands in another VPC, {}", interface.vpc));
@@ -232,10 +233,10 @@ fn trouble(
         Some(Status::Fine) | None => {}
     }
     match group {
-        Some(Health { state, .. }) if state != "InService" => {
+        Some(Listed { state, .. }) if !state.is_in_service() => {
             Some(format!("its group has it in {state}"))
         }
-        Some(Health { healthy: false, .. }) => Some("its group takes it for unhealthy".to_owned()),
+        Some(Listed { healthy: false, .. }) => Some("its group takes it for unhealthy".to_owned()),
         _ => None,
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout_at};
 use crate::autoscaling::Member;
 use crate::config::{self, ClaimSettings};
 use crate::egress;
+use crate::http;
 use crate::identity::{Network, TargetState};
 use crate::kernel::{self, Prepared};
 use crate::limits::Limits;
@@ -34,7 +35,9 @@ async fn claim(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
     let mut limits = Limits::new(settings.deadline, settings.answer_time, troubles.clone())?;
 
     // Who am I? Nothing can be answered before that is known.
-    let session = limits.bound(Session::open(&troubles)).await?;
+    let session = limits
+        .bound(Session::open(http::client()?, &troubles))
+        .await?;
     report.instance = Some(session.instance.clone());
 
     // The work, until it is done, the time is up or someone stops it.
@@ -84,8 +87,9 @@ impl Run<'_> {
         let (_, prepared) = tokio::join!(self.member(), self.prepare(report));
         let (nat, steps, kernel) = prepared?;
         let member = self.known_member(report).await?;
-        let mut warmed = report.target_state() == Some(TargetState::Warmed);
-        let mut leaving = report.target_state() == Some(TargetState::Terminated);
+        let target = report.target_state();
+        let mut warmed = target.is_some_and(TargetState::is_warmed);
+        let mut leaving = target.is_some_and(TargetState::is_terminated);
         if let Some(member) = member {
             report.lifecycle = Some(Lifecycle {
                 member: member.clone(),

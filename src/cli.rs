@@ -113,24 +113,9 @@ pub struct ClaimArgs {
     #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
     pub lifecycle_hook: Option<String>,
 
-    /// Time for the whole run, such as 90s or 2m; its last 10 s (at most a quarter) are kept
-    /// for answering the lifecycle hook
-    #[arg(
-        long,
-        env = "HANAT_DEADLINE",
-        value_name = "TIME",
-        default_value = "2m",
-        value_parser = humantime::parse_duration
-    )]
-    pub deadline: Duration,
-
-    /// Print the plan and change nothing
-    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
-    pub dry_run: bool,
-
-    /// How the result on standard output is written
-    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
-    pub output: Format,
+    /// How it runs.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Flags of `hanat drain`.
@@ -145,23 +130,9 @@ pub struct DrainArgs {
     #[arg(long, env = "HANAT_TO", value_name = "ID")]
     pub to: Option<String>,
 
-    /// Time for the whole run, such as 90s or 2m
-    #[arg(
-        long,
-        env = "HANAT_DEADLINE",
-        value_name = "TIME",
-        default_value = "2m",
-        value_parser = humantime::parse_duration
-    )]
-    pub deadline: Duration,
-
-    /// Print the plan and change nothing
-    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
-    pub dry_run: bool,
-
-    /// How the result on standard output is written
-    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
-    pub output: Format,
+    /// How it runs.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Flags of `hanat watch`.
@@ -223,6 +194,29 @@ pub struct WatchArgs {
     /// Terminating hook to keep and to complete, where the group has several
     #[arg(long, env = "HANAT_TERMINATING_HOOK", value_name = "NAME")]
     pub terminating_hook: Option<String>,
+}
+
+/// How a command that ends is run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Time for the whole run, such as 90s or 2m; a part at its end is kept for the answer to the
+    /// lifecycle hook, or for a last look
+    #[arg(
+        long,
+        env = "HANAT_DEADLINE",
+        value_name = "TIME",
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
+    pub deadline: Duration,
+
+    /// Print the plan and change nothing
+    #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
+
+    /// How the result on standard output is written
+    #[arg(long, env = "HANAT_OUTPUT", value_enum, default_value = "text")]
+    pub output: Format,
 }
 
 /// Which tables are looked at.

@@ -24,7 +24,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// not eat the run.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Attempts at one AWS call: the run's deadline is what ends them.
+/// Attempts at one AWS call: what ends them is the time that whoever makes it has.
 pub const MAX_ATTEMPTS: u32 = u32::MAX;
 
 /// First wait between two attempts at an AWS call, doubled (with full jitter) from then on.

@@ -7,6 +7,7 @@ use anyhow::{Error, Result, bail};
 use crate::candidates;
 use crate::config::DrainSettings;
 use crate::handover::{self, Outcome, Row};
+use crate::http;
 use crate::identity::{Instance, Network};
 use crate::limits::Limits;
 use crate::report::exit;
@@ -55,7 +56,9 @@ async fn drain(settings: &DrainSettings, report: &mut Report) -> Result<()> {
     let troubles = Troubles::default();
     let last_look = LAST_LOOK.min(settings.deadline / 4);
     let mut limits = Limits::new(settings.deadline, last_look, troubles.clone())?;
-    let session = limits.bound(Session::open(&troubles)).await?;
+    let session = limits
+        .bound(Session::open(http::client()?, &troubles))
+        .await?;
     report.instance = Some(session.instance.clone());
 
     let done = limits

@@ -1,4 +1,4 @@
-//! Who am I? Read once, from IMDSv2 only, each value parsed into its own type.
+//! Who am I? Read from IMDSv2 only, each value parsed into its own type.
 //!
 //! Paths and what they answer: EC2 user guide, "Instance metadata categories". Tokens and
 //! status codes: the same guide, "Use the Instance Metadata Service".
@@ -68,35 +68,44 @@ impl Network {
 }
 
 /// The state an Auto Scaling group is taking an instance to. It already says `InService` while
-/// a launching hook waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum TargetState {
+/// a launching hook waits. One that this program does not know is none of those it asks for: that
+/// AWS invents another must not end a NAT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TargetState(String);
+
+impl TargetState {
     /// In service, or on the way there.
-    InService,
-    /// Being terminated.
-    Terminated,
-    /// Taken out of the group.
-    Detached,
-    /// Set aside by a person.
-    Standby,
-    /// In the warm pool, or on the way into it.
-    Warmed,
+    pub fn is_in_service(&self) -> bool {
+        self.0 == "InService"
+    }
+
+    /// In the warm pool, or on the way into it or out of this world from there.
+    pub fn is_warmed(&self) -> bool {
+        self.0.starts_with("Warmed:")
+    }
+
+    /// On the way out of this world.
+    pub fn is_terminated(&self) -> bool {
+        matches!(self.0.as_str(), "Terminated" | "Warmed:Terminated")
+    }
 }
 
 impl FromStr for TargetState {
     type Err = Malformed;
 
+    /// `Standby`, `Warmed:Stopped` and the like.
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        Ok(match text {
-            "InService" => Self::InService,
-            "Terminated" => Self::Terminated,
-            "Detached" => Self::Detached,
-            "Standby" => Self::Standby,
-            "Warmed:Hibernated" | "Warmed:Running" | "Warmed:Stopped" | "Warmed:Terminated" => {
-                Self::Warmed
-            }
-            _ => return Err(Malformed::new("a target lifecycle state", text)),
-        })
+        let word = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_uppercase())
+                && part.len() <= 32
+                && part.bytes().all(|b| b.is_ascii_alphabetic())
+        };
+        let mut parts = text.split(':');
+        if parts.by_ref().take(2).all(word) && parts.next().is_none() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed::new("a target lifecycle state", text))
+        }
     }
 }
 

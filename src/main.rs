@@ -84,7 +84,7 @@ fn failed(error: &Error, code: u8) -> ExitCode {
 
 fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
     let report = run(claim::run(settings))?;
-    let text = match args.output {
+    let text = match args.run.output {
         Format::Text => render::text(&report),
         Format::Json => render::json(&report),
     };
@@ -94,7 +94,7 @@ fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
 
 fn drain(args: &DrainArgs, settings: &DrainSettings) -> Result<u8> {
     let report = run(drain::run(settings))?;
-    let text = match args.output {
+    let text = match args.run.output {
         Format::Text => render::drain::text(&report),
         Format::Json => render::drain::json(&report),
     };

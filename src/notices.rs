@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::identity::{Metadata, TargetState};
 use crate::ids::Malformed;
@@ -16,8 +18,8 @@ use crate::ids::Malformed;
 /// All of it, as far as it has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notices {
-    /// Whether the group is terminating the instance.
-    pub terminated: bool,
+    /// Since when the group has been terminating the instance, as far as this process knows.
+    pub terminated: Option<Instant>,
     /// That EC2 takes a Spot Instance back.
     pub interruption: Option<Interruption>,
     /// That EC2 is about to; when it said so.
@@ -30,7 +32,7 @@ impl Notices {
     pub async fn terminated(metadata: &Metadata) -> Result<bool> {
         let path = "autoscaling/target-lifecycle-state";
         let target = metadata.optional(path, TargetState::from_str).await?;
-        Ok(target == Some(TargetState::Terminated))
+        Ok(target.is_some_and(|target| target.is_terminated()))
     }
 
     /// Whether EC2 takes a Spot Instance back.
@@ -74,8 +76,8 @@ impl fmt::Display for Time {
 pub struct Interruption {
     /// What EC2 will do with the instance.
     pub action: Action,
-    /// When.
-    pub time: Time,
+    /// When, where it says so: that is shown to people, and nothing depends on it.
+    pub time: Option<Time>,
 }
 
 /// What becomes of an interrupted instance.
@@ -107,13 +109,14 @@ impl FromStr for Interruption {
         #[derive(Deserialize)]
         struct Notice {
             action: Action,
-            time: String,
+            #[serde(default)]
+            time: Value,
         }
         let notice: Notice = serde_json::from_str(text)
-            .map_err(|_| Malformed::new("a notice with an action and a time", text))?;
+            .map_err(|_| Malformed::new("a notice with an action", text))?;
         Ok(Self {
             action: notice.action,
-            time: notice.time.parse()?,
+            time: notice.time.as_str().and_then(|time| time.parse().ok()),
         })
     }
 }
@@ -138,9 +141,21 @@ mod tests {
         let notice = r#"{"action": "terminate", "time": "2017-09-18T08:22:00Z"}"#;
         let notice: Interruption = notice.parse().unwrap();
         assert_eq!(notice.action, Action::Terminate);
-        assert_eq!(notice.time.to_string(), "2017-09-18T08:22:00Z");
+        assert_eq!(notice.time.unwrap().to_string(), "2017-09-18T08:22:00Z");
         let time = recommendation(r#"{"noticeTime": "2020-10-27T08:22:00Z"}"#).unwrap();
         assert_eq!(time.to_string(), "2020-10-27T08:22:00Z");
+    }
+
+    #[test]
+    fn an_odd_time_hides_no_notice() {
+        for text in [
+            r#"{"action": "stop"}"#,
+            r#"{"action": "stop", "time": "soon"}"#,
+            r#"{"action": "stop", "time": 5}"#,
+        ] {
+            let notice: Interruption = text.parse().unwrap();
+            assert_eq!((notice.action, notice.time), (Action::Stop, None), "{text}");
+        }
     }
 
     #[test]
@@ -149,8 +164,6 @@ mod tests {
             "",
             "{}",
             r#"{"action": "explode", "time": "2017-09-18T08:22:00Z"}"#,
-            r#"{"action": "stop"}"#,
-            r#"{"action": "stop", "time": "soon"}"#,
         ] {
             assert!(text.parse::<Interruption>().is_err(), "{text}");
         }

@@ -19,7 +19,15 @@ const ECHO_REQUEST: u8 = 8;
 
 /// Whether the host answers. Fails where no such socket is to be had.
 pub async fn answers(host: Ipv4Addr) -> Result<bool> {
-    let socket = open(host).with_context(|| format!("pinging {host}"))?;
+    let doing = || format!("pinging {host}");
+    let socket =
+        Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).with_context(doing)?;
+    // Connected, so that only what the host itself says comes in. Where no way leads to it, it does
+    // not answer either.
+    if socket.connect(&SocketAddrV4::new(host, 0).into()).is_err() {
+        return Ok(false);
+    }
+    let socket = for_tokio(socket).with_context(doing)?;
     // Which of this host's processes asks.
     let [.., high, low] = std::process::id().to_be_bytes();
     let id = u16::from_be_bytes([high, low]);
@@ -34,10 +42,8 @@ pub async fn answers(host: Ipv4Addr) -> Result<bool> {
     Ok(false)
 }
 
-/// Connected, so that only what the host itself says comes in.
-fn open(host: Ipv4Addr) -> Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-    socket.connect(&SocketAddrV4::new(host, 0).into())?;
+/// What tokio calls a UDP socket sends and receives datagrams of any protocol.
+fn for_tokio(socket: Socket) -> Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     Ok(UdpSocket::from_std(StdSocket::from(OwnedFd::from(socket)))?)
 }

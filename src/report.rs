@@ -253,8 +253,8 @@ impl Report {
     }
 
     /// What IMDS said of where the group is taking this instance; `None` outside a group.
-    pub fn target_state(&self) -> Option<TargetState> {
-        self.network.as_ref()?.target_lifecycle_state
+    pub fn target_state(&self) -> Option<&TargetState> {
+        self.network.as_ref()?.target_lifecycle_state.as_ref()
     }
 
     /// Whether any table counts on this instance, and it can forward.

@@ -32,9 +32,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Asks IMDS who this instance is; calls nothing else.
-    pub async fn open(troubles: &Troubles) -> Result<Self> {
-        let http = http::client()?;
+    /// Asks IMDS who this instance is; calls nothing else. Fails where IMDS answers nonsense.
+    pub async fn open(http: reqwest::Client, troubles: &Troubles) -> Result<Self> {
         let aws_http = http::for_aws(http.clone());
         let metadata = Metadata::new(aws_http.clone(), troubles.clone());
         let instance = metadata.instance().await?;

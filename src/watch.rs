@@ -11,11 +11,12 @@ mod leave;
 mod service;
 mod upkeep;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::config::WatchSettings;
+use crate::config::{RETRY_INTERVAL, WatchSettings};
+use crate::http;
 use crate::limits::Signals;
 use crate::notices::{Interruption, Notices, Time};
 use crate::routes::Nat;
@@ -39,16 +40,14 @@ pub async fn run(settings: &WatchSettings) -> Result<()> {
 
 /// Never ends well.
 async fn watch(settings: &WatchSettings) -> Result<()> {
-    let troubles = Troubles::default();
-    let session = Session::open(&troubles).await?;
-    let network = session.metadata.network().await?;
+    let (session, nat) = begin().await?;
     let watch = Watch {
         settings,
-        nat: network.nat(&session.instance),
+        nat,
         session,
         notices: watch::Sender::default(),
         hold: watch::Sender::new(Hold::Asking),
-        left: watch::Sender::new(false),
+        left: watch::Sender::default(),
     };
     tell(&[sd_notify::NotifyState::Ready]);
     service::status("in service");
@@ -63,6 +62,28 @@ async fn watch(settings: &WatchSettings) -> Result<()> {
     Ok(())
 }
 
+/// Asks IMDS who this is until it says so: ending for want of an answer would only mean to be
+/// started again.
+async fn begin() -> Result<(Session, Nat)> {
+    const BEGINNING: &str = "beginning to watch";
+    let (http, troubles) = (http::client()?, Troubles::default());
+    loop {
+        let begun = async {
+            let session = Session::open(http.clone(), &troubles).await?;
+            let nat = session.metadata.network().await?.nat(&session.instance);
+            Ok::<_, Error>((session, nat))
+        };
+        match begun.await {
+            Ok(begun) => {
+                troubles.over(BEGINNING);
+                return Ok(begun);
+            }
+            Err(error) => troubles.warn(BEGINNING, &format!("{error:#}")),
+        }
+        sleep(RETRY_INTERVAL).await;
+    }
+}
+
 struct Watch<'a> {
     settings: &'a WatchSettings,
     session: Session,
@@ -71,8 +92,9 @@ struct Watch<'a> {
     notices: watch::Sender<Notices>,
     /// How long the hook holds the instance.
     hold: watch::Sender<Hold>,
-    /// Whether nothing leads here any more, and the time to linger is over.
-    left: watch::Sender<bool>,
+    /// When the last look began that found nothing that leads here, once the time to linger is
+    /// over.
+    left: watch::Sender<Option<Instant>>,
 }
 
 impl Watch<'_> {
@@ -83,10 +105,10 @@ impl Watch<'_> {
             self.look_for("the target lifecycle state", || async {
                 let terminated = Notices::terminated(metadata).await?;
                 self.notices.send_if_modified(|known| {
-                    let is_new = terminated && !known.terminated;
+                    let is_new = terminated && known.terminated.is_none();
                     if is_new {
                         tracing::info!("the Auto Scaling group is terminating this instance");
-                        known.terminated = true;
+                        known.terminated = Some(Instant::now());
                     }
                     is_new
                 });
@@ -97,7 +119,9 @@ impl Watch<'_> {
                 self.notices.send_if_modified(|known| match notice {
                     Some(notice) if known.interruption.is_none() => {
                         let Interruption { action, time } = &notice;
-                        tracing::warn!("EC2 will {action} this Spot Instance at {time}");
+                        let at = time.as_ref().map(|time| format!(" at {time}"));
+                        let at = at.unwrap_or_default();
+                        tracing::warn!("EC2 will {action} this Spot Instance{at}");
                         known.interruption = Some(notice);
                         true
                     }
@@ -147,7 +171,7 @@ impl Watch<'_> {
 
     /// Whether what was noticed is a reason to leave.
     fn leaves(&self, notices: &Notices) -> bool {
-        notices.terminated
+        notices.terminated.is_some()
             || notices.interruption.is_some()
             || (self.settings.drain_on_rebalance && notices.rebalance.is_some())
     }

@@ -152,8 +152,8 @@ def test_a_nat_that_is_terminated_serves_until_its_replacement_does(stage, packe
     with stage.connected_probe() as probe:
         stage.terminate(OWN)
         for beats in (1, 2):
-            stage.world.wait_for("RecordLifecycleActionHeartbeat", beats, timeout=40)
-            stage.world.clock.advance(30)
+            stage.world.wait_for("RecordLifecycleActionHeartbeat", beats, timeout=80)
+            stage.world.clock.advance(70)
         assert shown(stage.vpc, old, "StatusText").endswith("wait for a replacement: 1")
         stage.vpc.internet.downloads.up()
         new = stage.serving(OWN, other_than=old, timeout=60)

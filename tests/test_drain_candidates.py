@@ -22,6 +22,17 @@ def hop(nat) -> str:
 # --- Health ---------------------------------------------------------------------------------------
 
 
+def test_a_peer_that_no_way_leads_to(stage):
+    """Pinging it fails before anything is sent."""
+    peer = stage.peer(OTHER)
+    here = stage.vpc.instance(stage.nat.instance)
+    here.run("ip", "route", "add", "unreachable", f"{peer.private_address}/32")
+    ran = stage.drain()
+    assert ran.code == 1, ran
+    assert f"{peer.private_address} does not answer ICMP" in ran.error
+    assert stage.nat.owns(stage.table)
+
+
 def test_unhealthy_peers_are_passed_over_each_with_its_reason(stage):
     """All of them are in the table's zone; the one that gets it is not."""
     silent, checked, stopped, impaired = (stage.peer(OWN) for _ in range(4))

@@ -172,6 +172,12 @@ def test_imds_follows_the_group_out_of_the_warm_pool(nat):
     assert_claimed(nat, nat.claim())
 
 
+def test_a_lifecycle_state_that_nobody_knows(nat):
+    """AWS may invent more of them, and a NAT that does not start helps nobody."""
+    imds_rule(nat, f"{META}/autoscaling/target-lifecycle-state", Body("Retired:Elsewhere"))
+    assert_claimed(nat, nat.claim())
+
+
 def test_several_interfaces_the_primary_one_is_claimed_with(nat):
     second = nat.scene.attach_interface(nat.instance, nat.scene.private_subnets[OWN])
     ran = nat.claim("--output", "json")

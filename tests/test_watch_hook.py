@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tests.handover import OTHER
+from tests.handover import OTHER, OWN
 from tests.watching import LEADS_HERE_NO_MORE, TERMINATING_HOOK, Watching, called, completed
-from tests.world.weather import Hang
+from tests.world.weather import ErrorReply, Hang, Trickle
 
 HEARTBEAT = "RecordLifecycleActionHeartbeat"
 OURS = (TERMINATING_HOOK, "CONTINUE")
@@ -98,6 +98,33 @@ def test_somebody_else_completes_it(stage, peer):
     assert stage.nat.changes.keys() == {HEARTBEAT, "ReplaceRoute"}, "there is nothing to complete"
 
 
+def test_a_table_that_comes_to_lead_here_later_holds_the_hook(stage, peer):
+    """What was found before the group terminates the instance does not count."""
+    stage.world.reclaim_spot(stage.nat.instance)
+    watch = stage.watch()
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    [late] = stage.scene.add_tables(1, default=stage.nat.interface)
+    stage.leave()
+    stage.wait_completed()
+    assert peer.owns(late), watch.log
+
+
+def test_in_the_warm_pool(stage):
+    """A hook holds its instances, too. They have no routes."""
+    stage.world.autoscaling.put_warm_pool(
+        AutoScalingGroupName=stage.scene.groups[OWN], MinSize=1, PoolState="Running"
+    )
+    pooled = stage.world.lifecycles().items()
+    [warm] = [one for one, (_, state) in pooled if state == "Warmed:Running"]
+    stage.nat = stage.member(warm)
+    watch = stage.watch()
+    stage.world.autoscaling.delete_warm_pool(
+        AutoScalingGroupName=stage.scene.groups[OWN], ForceDelete=False
+    )
+    stage.wait_completed()
+    assert watch.said("WARN") == []
+
+
 # --- Nobody to hand over to -----------------------------------------------------------------------
 
 
@@ -135,14 +162,19 @@ def test_a_replacement_that_takes_the_table_ends_the_wait(stage):
 
 
 @group(timeout=30)
-def test_heartbeats_are_denied(stage, peer):
+@pytest.mark.parametrize(
+    ("effect", "why"),
+    [(ErrorReply(400, "AccessDenied"), "AccessDenied"), (Hang(), HEARTBEAT)],
+    ids=["denied", "no answer"],
+)
+def test_heartbeats_fail(stage, peer, effect, why):
     """So it hands over before the hook's first time is up, and does not wait as long as asked."""
-    stage.world.deny(HEARTBEAT)
+    stage.world.weather(HEARTBEAT, effect)
     watch = stage.watch(**PATIENT)
     stage.leave()
-    said = watch.wait_said("heartbeat of the terminating hook")
+    said = watch.wait_said("heartbeat of the terminating hook", timeout=20)
     assert " WARN " in said
-    assert "AccessDenied" in said
+    assert why in said
     stage.wait_looked()
     assert stage.nat.owns(stage.table), "half of the time is for a replacement"
     stage.world.wait_until(lambda: peer.owns(stage.table), 30)
@@ -182,6 +214,28 @@ def test_auto_scaling_tells_nothing_of_the_hook(stage, peer):
     assert watch.said("WARN") == [said]
 
 
+@group(timeout=30)
+def test_its_clock_is_wrong_for_a_while(stage, peer):
+    """AWS takes no request whose signature was made at another time than its own; what it is signed
+    with is all that the clock's time is used for."""
+    refused = "Signature expired: 20200101T000000Z is now earlier than 20261123T000000Z"
+    rules = [
+        stage.world.weather("*", ErrorReply(status, code, refused), service=service)
+        for service, status, code in (
+            ("ec2", 400, "RequestExpired"),
+            ("autoscaling", 403, "SignatureDoesNotMatch"),
+        )
+    ]
+    watch = stage.watch()
+    stage.leave()
+    stage.world.wait_until(lambda: all(rule.fired > 2 for rule in rules), 30)
+    assert stage.nat.owns(stage.table)
+    assert len(watch.said("WARN")) == 2, "one of each"
+    stage.world.calm()
+    stage.wait_completed()
+    assert peer.owns(stage.table)
+
+
 # --- Others are at work ---------------------------------------------------------------------------
 
 
@@ -203,6 +257,28 @@ def test_a_table_that_a_person_turns_elsewhere_is_left_alone(stage, peer):
     assert len(watch.said(f"{moved} was taken by somebody else")) == 1
     changed = [call.params["RouteTableId"] for call in stage.world.calls("ReplaceRoute")]
     assert changed == [stage.table]
+
+
+@pytest.mark.parametrize("seconds", [4, 10], ids=["4 s", "10 s"])
+def test_it_stands_still_between_reading_and_changing(stage, peer, seconds):
+    """It comes back with an answer that the table still leads here, in time for that call or too
+    late for it."""
+    watch = stage.watch()
+    looks_again = {"Filter.1.Name": "route-table-id", "Filter.1.Value.1": stage.table}
+    slow = Trickle(1000.0)
+    rule = stage.world.weather("DescribeRouteTables", slow, match=looks_again, times=1)
+    stage.leave()
+    stage.world.wait_until(lambda: rule.fired > 0, 30)
+    # What comes meanwhile waits for it; its network goes on.
+    nat = stage.vpc.instance(stage.nat.instance)
+    nat.freeze()
+    replacement = stage.replacement()
+    stage.give(stage.table, replacement)
+    time.sleep(seconds)
+    nat.thaw()
+    stage.wait_completed()
+    assert replacement.owns(stage.table), watch.log
+    assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
 
 
 def test_it_stands_still_in_the_middle_of_handing_over(stage, peer):

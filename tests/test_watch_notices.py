@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.handover import OTHER
+from tests.kernel import nft
 from tests.watching import LEADS_HERE_NO_MORE, NOTICES, Watching
 from tests.world.weather import Body, ErrorReply, Hang, Reset
 
@@ -59,6 +60,28 @@ def test_a_spot_instance_that_is_stopped_leaves_too(stage, peer, action):
     watch.wait_said(f"EC2 will {action} this Spot Instance")
     watch.wait_said(LEADS_HERE_NO_MORE)
     assert peer.owns(stage.table)
+
+
+@pytest.mark.parametrize("time", ['"soon"', '"\\u001b[31m"', "5", "null"])
+def test_a_spot_notice_with_an_odd_time_counts(stage, peer, time):
+    """Nothing depends on that."""
+    watch = stage.watch(drain_wait="1h")
+    stage.say(SPOT, f'{{"action": "terminate", "time": {time}}}')
+    assert watch.wait_said("Spot Instance").endswith("WARN EC2 will terminate this Spot Instance")
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert peer.owns(stage.table)
+
+
+def test_a_target_state_that_nobody_knows_is_no_notice(stage, peer):
+    """AWS may invent more of them: the NAT begins, stays, and hears of everything else."""
+    stage.say(TARGET, "Retired:Elsewhere")
+    watch = stage.watch(drain_wait="0s", upkeep_interval="1s")
+    nft(stage.vpc.instance(stage.nat.instance).place, "flush ruleset")
+    watch.wait_said("put back: nftables table ip hanat created")
+    assert watch.said("Retired") == []
+    assert stage.nat.owns(stage.table)
+    stage.world.reclaim_spot(stage.nat.instance)
+    watch.wait_said(LEADS_HERE_NO_MORE)
 
 
 def test_a_rebalance_recommendation_is_only_logged(stage, peer):
@@ -176,7 +199,7 @@ GARBAGE = {
     TARGET: ["terminated", ""],
     SPOT: [
         '{"action": "explode", "time": "2017-09-18T08:22:00Z"}',
-        '{"action": "terminate", "time": "soon"}',
+        '{"time": "2017-09-18T08:22:00Z"}',
         "<html>Not now</html>",
     ],
     REBALANCE: ["[]", "\0\x1b[31m" + "x" * 100_000],

@@ -11,7 +11,7 @@ from tests.handover import OTHER
 from tests.kernel import handles, nft, ruleset
 from tests.nat import binary_path
 from tests.watching import LEADS_HERE_NO_MORE, Watching, called, completed
-from tests.world.weather import ErrorReply, Hang
+from tests.world.weather import Body, ErrorReply, Hang
 
 SECONDLY = {"upkeep_interval": "1s"}
 STOPPED = "stopping (SIGTERM): the routes stay as they are"
@@ -88,13 +88,16 @@ def test_what_somebody_undid_is_put_back(claimed):
 
 
 def test_nothing_is_done_where_nothing_was_undone(claimed):
-    """Nor said; and AWS is asked one question each time."""
+    """What deserves a look is said once; and AWS is asked one question each time."""
     stage = claimed
     made, rules = handles(place(stage)), ruleset(place(stage))
     before = stage.nat.called
     watch = stage.watch(**SECONDLY)
+    wait_upkeep(stage, 1)
+    said = watch.log.splitlines()
+    assert all("cannot be set from within a network namespace" in line for line in said[1:])
     wait_upkeep(stage, 4)
-    assert len(watch.log.splitlines()) == 1, watch.log
+    assert watch.log.splitlines() == said
     assert handles(place(stage)) == made
     assert ruleset(place(stage)) == rules
     after = stage.nat.called
@@ -178,6 +181,21 @@ def test_sigterm_while_a_route_is_being_changed(stage, peer):
 
 
 # --- How it begins --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["instance-id", "mac", "network/interfaces/macs/*/interface-id"])
+def test_it_begins_once_imds_says_who_it_is(stage, peer, path):
+    """It does not end for that, and says it once."""
+    stage.imds_weather(Body("not ready"), path)
+    watch = stage.start()
+    said = watch.wait_said("beginning to watch: reading ")
+    assert " WARN " in said
+    assert "not ready" in said
+    stage.world.calm()
+    stage.leave()
+    watch.wait_said("beginning to watch: works again")
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    assert watch.said("WARN beginning") == [said]
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,18 @@ class Watching(Handover):
         return self.member(others[-1])
 
     def watch(self, **flags: str) -> Watch:
-        """Flags without their dashes. By default it looks often and does not linger."""
-        arguments = _arguments({"interval": "100ms", "linger": "0s", **flags})
-        log = Path(self._folder.name) / "log"
-        watch = Watch(self.world, self.vpc.instance(self.nat.instance), log, *arguments)
+        """Under way."""
+        watch = self.start(**flags)
         watch.wait_said(f"watching over {self.nat.instance}")
         return watch
+
+    def start(self, **flags: str) -> Watch:
+        """Flags without their dashes. By default it looks often, waits for nobody and does not
+        linger."""
+        flags = {"interval": "100ms", "drain_wait": "0s", "linger": "0s", **flags}
+        log = Path(self._folder.name) / "log"
+        instance = self.vpc.instance(self.nat.instance)
+        return Watch(self.world, instance, log, *_arguments(flags))
 
     def leave(self) -> None:
         """Has the group terminate the NAT, and replace it."""

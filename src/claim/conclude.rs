@@ -6,7 +6,6 @@ use tokio::time::sleep;
 use super::Run;
 use crate::autoscaling::{Answer, Member, State};
 use crate::config::PENDING_INTERVAL;
-use crate::identity::TargetState;
 use crate::report::{Lifecycle, Report};
 
 impl Run<'_> {
@@ -67,7 +66,7 @@ impl Run<'_> {
         loop {
             let why = match (&member, report.target_state()) {
                 (Some(found), _) if found.may_come_to_wait() => "is still Pending",
-                (None, Some(TargetState::InService | TargetState::Warmed)) => {
+                (None, Some(target)) if target.is_in_service() || target.is_warmed() => {
                     "is not in the list of instances yet, and IMDS says that it is in a group"
                 }
                 _ => return Ok(member),
@@ -91,11 +90,13 @@ impl Run<'_> {
             &member.hooks,
         ) {
             (Ok(None), _) => bail!("{} has no launching hook", member.group),
-            (Ok(Some(hook)), _) if serves => Ok(vec![(hook.to_owned(), Answer::Continue)]),
-            (Ok(Some(hook)), _) => Ok(vec![(hook.to_owned(), Answer::Abandon)]),
+            (Ok(Some(hook)), _) if serves => Ok(vec![(hook.name.clone(), Answer::Continue)]),
+            (Ok(Some(hook)), _) => Ok(vec![(hook.name.clone(), Answer::Abandon)]),
             (Err(_), Ok(hooks)) => {
-                let all = hooks.iter().cloned();
-                Ok(all.map(|hook| (hook, Answer::Abandon)).collect())
+                let all = hooks.iter();
+                Ok(all
+                    .map(|hook| (hook.name.clone(), Answer::Abandon))
+                    .collect())
             }
             (Err(error), Err(_)) => Err(error),
         }

@@ -36,7 +36,7 @@ impl ClaimSettings {
     /// Checks what the flags say. Errors name the flag and what it was given.
     pub fn new(args: &ClaimArgs) -> Result<Self> {
         let owner_tag = owner_tag(&args.owner.owner_tag)?;
-        let deadline = deadline(args.deadline)?;
+        let deadline = deadline(args.run.deadline)?;
         let probe_urls = if args.no_probe {
             Vec::new()
         } else {
@@ -54,7 +54,7 @@ impl ClaimSettings {
             lifecycle_hook: given(args.lifecycle_hook.as_ref()),
             deadline,
             answer_time,
-            dry_run: args.dry_run,
+            dry_run: args.run.dry_run,
         })
     }
 }

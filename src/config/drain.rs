@@ -28,8 +28,8 @@ impl DrainSettings {
         Ok(Self {
             owner_tag: owner_tag(&args.owner.owner_tag)?,
             to: to.map(|id| named(&id).context("--to")).transpose()?,
-            deadline: deadline(args.deadline)?,
-            dry_run: args.dry_run,
+            deadline: deadline(args.run.deadline)?,
+            dry_run: args.run.dry_run,
         })
     }
 }

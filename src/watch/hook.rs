@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Watch;
-use crate::autoscaling::{Answer, Hook};
+use crate::autoscaling::{Answer, Hook, Listed, Transition, choose};
 use crate::config::{ASKING_TIME, LAST_MOMENT, PENDING_INTERVAL, RETRY_INTERVAL};
 
 /// What a heartbeat gets even where the time is up.
@@ -37,7 +37,9 @@ impl Watch<'_> {
         const KEEPING: &str = "keeping the terminating hook";
         let mut notices = self.notices.subscribe();
         // It lives as long as this.
-        let _ = notices.wait_for(|notices| notices.terminated).await;
+        let _ = notices
+            .wait_for(|notices| notices.terminated.is_some())
+            .await;
         let waiting = loop {
             let asked = self.session.within(ASKING_TIME, self.waiting_hook());
             match asked.await {
@@ -63,30 +65,26 @@ impl Watch<'_> {
     /// told (yet).
     async fn waiting_hook(&self) -> Result<Option<Waiting>> {
         let instance = &self.session.instance.instance_id;
+        let autoscaling = &self.session.autoscaling;
+        let (ours, kind) = (
+            self.settings.terminating_hook.as_deref(),
+            Transition::Terminating,
+        );
         loop {
             let since = Instant::now();
-            let member = self.session.autoscaling.member(instance).await?;
-            let Some(member) = member else {
+            let Some(Listed { group, state, .. }) = autoscaling.listed(instance).await? else {
                 bail!("{instance} is not in the list of its group's instances");
             };
-            let state = member.state.to_string();
-            if matches!(state.as_str(), "Terminating:Proceed" | "Terminated") {
+            if state.is_beyond_hooks() {
                 return Ok(None);
             }
-            let hooks = self
-                .session
-                .autoscaling
-                .terminating_hooks(&member.group)
-                .await?;
-            let Some(hook) = choose(hooks, self.settings.terminating_hook.as_deref())? else {
+            let hooks = autoscaling.hooks(&group, kind).await?;
+            let hook = choose(&hooks, ours, kind)?.filter(|hook| hook.heartbeat > Duration::ZERO);
+            let Some(hook) = hook.cloned() else {
                 return Ok(None);
             };
-            if state == "Terminating:Wait" {
-                return Ok(Some(Waiting {
-                    group: member.group,
-                    hook,
-                    since,
-                }));
+            if state.waits_to_terminate() {
+                return Ok(Some(Waiting { group, hook, since }));
             }
             sleep(PENDING_INTERVAL).await;
         }
@@ -102,8 +100,11 @@ impl Watch<'_> {
             humantime::format_duration(hook.limit)
         );
         let most = *since + hook.limit;
-        // What is sure without another heartbeat.
+        // What is sure without another heartbeat; the answer is given before that.
         let mut sure = *since + hook.heartbeat;
+        let reserve = LAST_MOMENT.min(hook.heartbeat / 10);
+        let third = hook.heartbeat / 3;
+        let noticed = self.notices.borrow().terminated;
         let mut left = self.left.subscribe();
         loop {
             let instance = &self.session.instance.instance_id;
@@ -112,12 +113,10 @@ impl Watch<'_> {
                 .autoscaling
                 .heartbeat(instance, group, &hook.name);
             let sent = Instant::now();
-            // In time for the answer, if there is time.
-            let last = sure - LAST_MOMENT.min(hook.heartbeat / 10);
-            let patience = last.min(sent + hook.heartbeat / 3);
-            let beat = timeout_at(patience.max(sent + LEAST_PATIENCE), beat).await;
+            let patience = (sure - reserve).saturating_duration_since(sent).min(third);
+            let patience = patience.max(LEAST_PATIENCE);
             let mut beats = false;
-            match beat.unwrap_or_else(|_| Err(anyhow!("{}", self.session.troubles))) {
+            match self.session.within(patience, beat).await {
                 Ok(true) => {
                     self.session.troubles.over(HEARTBEAT);
                     sure = most.min(sent + hook.heartbeat);
@@ -137,10 +136,11 @@ impl Watch<'_> {
                     self.hold.send_replace(Hold::For(*since, sure));
                 }
             }
-            let last = sure - LAST_MOMENT.min(hook.heartbeat / 10);
+            let last = sure - reserve;
             tokio::select! {
-                _ = left.wait_for(|left| *left) => return true,
-                () = sleep_until(last.min(sent + hook.heartbeat / 3)) => {}
+                // What was found before does not count: a table may have come since.
+                _ = left.wait_for(|looked| *looked >= noticed) => return true,
+                () = sleep_until(last.min(sent + third)) => {}
             }
             // An instance that stood still may find its hook waiting all the same.
             if Instant::now() >= last && !beats {
@@ -180,23 +180,4 @@ impl Watch<'_> {
             sleep(RETRY_INTERVAL).await;
         }
     }
-}
-
-/// Ours: the one the user named, or the only one.
-fn choose(mut hooks: Vec<Hook>, named: Option<&str>) -> Result<Option<Hook>> {
-    if let Some(named) = named {
-        hooks.retain(|hook| hook.name == named);
-    }
-    if hooks.len() > 1 {
-        let every: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
-        bail!(
-            "the group has several terminating hooks, name ours by --terminating-hook: {}",
-            every.join(", ")
-        );
-    }
-    let hook = hooks.pop();
-    if let (None, Some(named)) = (&hook, named) {
-        bail!("--terminating-hook {named:?} is not among the group's terminating hooks");
-    }
-    Ok(hook.filter(|hook| hook.heartbeat > Duration::ZERO))
 }

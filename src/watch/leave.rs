@@ -36,7 +36,7 @@ impl Watch<'_> {
             let stepped = self.step(began, &mut others).await;
             let pause = match &stepped {
                 Err(_) => RETRY_INTERVAL,
-                Ok(0) if *self.left.borrow() => LEFT_INTERVAL,
+                Ok(0) if self.left.borrow().is_some() => LEFT_INTERVAL,
                 Ok(0) => LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10)),
                 Ok(_) => LEAVING_INTERVAL,
             };
@@ -44,8 +44,8 @@ impl Watch<'_> {
                 Ok(0) => {
                     self.session.troubles.over(LEAVING);
                     let since = *empty_since.get_or_insert_with(Instant::now);
-                    if looked.saturating_duration_since(since) >= self.settings.linger
-                        && !self.left.send_replace(true)
+                    if looked >= since + self.settings.linger
+                        && self.left.send_replace(Some(looked)).is_none()
                     {
                         tracing::info!("no route table leads here any more");
                         service::status("left; no route table leads here");
@@ -54,7 +54,7 @@ impl Watch<'_> {
                 Ok(held) => {
                     self.session.troubles.over(LEAVING);
                     empty_since = None;
-                    self.left.send_replace(false);
+                    self.left.send_replace(None);
                     if !announced {
                         let patience = humantime::format_duration(self.settings.drain_wait);
                         tracing::info!(
@@ -69,11 +69,7 @@ impl Watch<'_> {
             // More urgent ones are not waited out.
             tokio::select! {
                 () = sleep_until(looked + pause) => {}
-                _ = notices.changed() => {
-                    // What was seen before does not count for a hook that begins to wait now.
-                    empty_since = None;
-                    self.left.send_replace(false);
-                }
+                _ = notices.changed() => {}
             }
         }
     }
@@ -111,7 +107,7 @@ impl Watch<'_> {
             return began;
         }
         let patient = began + self.settings.drain_wait;
-        match (terminated, *self.hold.borrow()) {
+        match (terminated.is_some(), *self.hold.borrow()) {
             (true, Hold::No) => began,
             (true, Hold::For(since, until)) => {
                 patient.min(until - HANDOVER_RESERVE.min((until - since) / 2))

@@ -1,5 +1,7 @@
 //! Puts back what somebody undid: the kernel's rules and settings, and the source/destination check.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use tokio::time::sleep;
 
@@ -10,9 +12,10 @@ use crate::kernel;
 impl Watch<'_> {
     /// Looks again and again, for ever.
     pub(super) async fn keep_up(&self) {
+        let mut warned = BTreeSet::new();
         loop {
             sleep(self.settings.upkeep_interval).await;
-            self.attempt("keeping the kernel a NAT", self.keep_kernel())
+            self.attempt("keeping the kernel a NAT", self.keep_kernel(&mut warned))
                 .await;
             self.attempt(
                 "keeping the source/destination check off",
@@ -30,8 +33,8 @@ impl Watch<'_> {
         }
     }
 
-    /// The VPC may have got blocks since.
-    async fn keep_kernel(&self) -> Result<()> {
+    /// The VPC may have got blocks since. `warned` of is what deserves a look and stays like that.
+    async fn keep_kernel(&self, warned: &mut BTreeSet<String>) -> Result<()> {
         let network = self.session.metadata.network().await?;
         let kernel = self.settings.kernel.clone();
         let prepare = move || {
@@ -42,6 +45,13 @@ impl Watch<'_> {
         let prepared = prepared.context("setting the kernel up")??;
         for change in &prepared.changes {
             tracing::warn!("put back: {change}");
+        }
+        warned.retain(|warning| prepared.warnings.contains(warning));
+        for warning in prepared.warnings {
+            if !warned.contains(&warning) {
+                tracing::warn!("{warning}");
+                warned.insert(warning);
+            }
         }
         Ok(())
     }
