@@ -32,25 +32,25 @@ pub async fn find(
         .filter(|interface| **interface != nat.interface)
         .collect();
     let peers: Vec<&InterfaceId> = peers.into_iter().collect();
-    let (peers, gateways) = tokio::try_join!(
-        async {
-            let interfaces = if peers.is_empty() {
-                Vec::new()
-            } else {
-                session.ec2.interfaces(&peers).await?
-            };
-            // By another interface of this instance's nothing would be won.
-            let others = interfaces.into_iter();
-            let others = others.filter(|found| found.instance.as_ref() != Some(&nat.instance));
-            examine(session, nat, others.collect()).await
-        },
-        async {
-            let gateways = session.ec2.standby_gateways(&nat.vpc, key);
-            Ok(known(session, "looking for standby NAT gateways", gateways).await)
-        },
-    )?;
-    let gateways = gateways.into_iter().flatten().map(standby);
-    let mut found: Vec<Candidate> = peers.into_iter().chain(gateways).collect();
+    let peers = async {
+        if peers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let interfaces = session.ec2.interfaces(&peers).await?.into_iter();
+        // By another interface of this instance's nothing would be won.
+        let others = interfaces.filter(|found| found.instance.as_ref() != Some(&nat.instance));
+        Ok(examine(session, nat, others.collect()).await)
+    };
+    let gateways = session.ec2.standby_gateways(&nat.vpc, key);
+    let gateways = known(session, "looking for standby NAT gateways", gateways);
+    let (peers, gateways) = tokio::join!(peers, gateways);
+    let gateways: Vec<Gateway> = gateways.unwrap_or_default();
+    let peers = match peers {
+        Err(error) if gateways.is_empty() => return Err(error),
+        peers => session.troubles.tell("looking for peers", peers),
+    };
+    let peers = peers.into_iter().flatten();
+    let mut found: Vec<Candidate> = peers.chain(gateways.into_iter().map(standby)).collect();
     mind_main_table(session, nat, tables, &mut found).await?;
     Ok(found)
 }
@@ -112,7 +112,7 @@ async fn by_name(session: &Session, nat: &Nat, key: &str, name: &Named) -> Resul
     if interface.id == nat.interface || interface.instance.as_ref() == Some(&nat.instance) {
         bail!("that is this instance itself");
     }
-    let mut found = examine(session, nat, vec![interface]).await?;
+    let mut found = examine(session, nat, vec![interface]).await;
     found.pop().context("it is attached to no instance")
 }
 
@@ -127,13 +127,13 @@ fn standby(gateway: Gateway) -> Candidate {
 }
 
 /// Those that are attached to instances.
-async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<Vec<Candidate>> {
+async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Vec<Candidate> {
     let found = found.into_iter();
     let attached: Vec<(InstanceId, Interface)> = found
         .filter_map(|interface| Some((interface.instance.clone()?, interface)))
         .collect();
     if attached.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let instances: Vec<&InstanceId> = attached.iter().map(|(instance, _)| instance).collect();
     let pings = attached
@@ -153,7 +153,7 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<
         join_all(pings),
     );
     let examined = attached.into_iter().zip(pings);
-    Ok(examined
+    examined
         .map(|((instance, interface), answers)| {
             let found =
                 |running: &BTreeMap<_, _>| running.get(&instance).copied().unwrap_or(Status::Off);
@@ -180,7 +180,7 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Result<
                 trouble,
             }
         })
-        .collect())
+        .collect()
 }
 
 /// What the groups say of those that are in one.
@@ -202,16 +202,8 @@ async fn known<T>(
     what: &str,
     question: impl Future<Output = Result<T>>,
 ) -> Option<T> {
-    match session.within(CANDIDATE_TIME, question).await {
-        Ok(answer) => {
-            session.troubles.over(what);
-            Some(answer)
-        }
-        Err(error) => {
-            session.troubles.warn(what, &format!("{error:#}"));
-            None
-        }
-    }
+    let answer = session.within(CANDIDATE_TIME, question).await;
+    session.troubles.tell(what, answer)
 }
 
 /// What keeps an instance from being a NAT, as far as AWS says. What it does not say is absent.

@@ -87,7 +87,7 @@ impl Run<'_> {
         let (_, prepared) = tokio::join!(self.member(), self.prepare(report));
         let (nat, steps, kernel) = prepared?;
         let member = self.known_member(report).await?;
-        let target = report.target_state();
+        let target = report.target_state.as_ref();
         let mut warmed = target.is_some_and(TargetState::is_warmed);
         let mut leaving = target.is_some_and(TargetState::is_terminated);
         if let Some(member) = member {
@@ -129,7 +129,9 @@ impl Run<'_> {
 
     /// Where am I, what is there to claim, can I forward?
     async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>, Result<()>)> {
-        let network = self.session.metadata.network().await?;
+        let metadata = &self.session.metadata;
+        let (network, target) = tokio::try_join!(metadata.network(), metadata.target_state())?;
+        report.target_state = target;
         let nat = network.nat(&self.session.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network.clone());
@@ -280,7 +282,7 @@ impl Run<'_> {
     async fn known_member(&self, report: &Report) -> Result<Option<&Member>> {
         match self.member().await {
             Ok(member) => Ok(member.as_ref()),
-            Err(error) if report.network.is_some() && report.target_state().is_none() => {
+            Err(error) if report.network.is_some() && report.target_state.is_none() => {
                 tracing::warn!("{error}; IMDS says that this instance is in no group");
                 Ok(None)
             }

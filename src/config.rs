@@ -102,8 +102,13 @@ pub const CANDIDATE_TIME: Duration = Duration::from_secs(5);
 /// How old a table may be that is changed because of what it showed, from when it was asked for.
 pub const STALE_AFTER: Duration = Duration::from_secs(2);
 
-/// How long handing over may take: EC2 takes 31 s for 200 tables.
-pub const HANDOVER_TIME: Duration = Duration::from_mins(2);
+/// How long changing routes may take before the candidates are looked at anew: EC2 takes 31 s for
+/// 200 tables.
+pub const HANDOVER_TIME: Duration = Duration::from_mins(1);
+
+/// How long one that leaves reads back what EC2 accepted before it looks anew: somebody may have
+/// given it back.
+pub const READ_BACK_TIME: Duration = Duration::from_secs(10);
 
 /// Kept of the time that a hook waits for handing routes over, and for the answer; at most half of
 /// the time, and a tenth.

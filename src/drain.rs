@@ -95,7 +95,8 @@ async fn hand_all_over(
 
     report.rows = handover::plan(&tables, &nat, &report.candidates);
     if !settings.dry_run {
-        handover::carry_out(session, &nat, key, &mut report.rows).await?;
+        handover::carry_out(session, &nat, &mut report.rows).await;
+        handover::verify(session, &nat, key, &mut report.rows).await?;
     }
     report.verdict()
 }

@@ -71,9 +71,8 @@ pub fn plan(tables: &[Table], nat: &Nat, candidates: &[Candidate]) -> Vec<Row> {
     assigned.filter_map(row).collect()
 }
 
-/// Moves what is planned, several tables at once, and reads back until EC2 shows it. A failure is
-/// that table's own.
-pub async fn carry_out(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
+/// Moves what is planned, several tables at once. A failure is that table's own.
+pub async fn carry_out(session: &Session, nat: &Nat, rows: &mut [Row]) {
     let moves: Vec<(usize, TableId, NextHop)> = rows
         .iter()
         .enumerate()
@@ -91,7 +90,6 @@ pub async fn carry_out(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]
     while let Some((n, outcome)) = moves.next().await {
         rows[n].outcome = outcome;
     }
-    verify(session, nat, key, rows).await
 }
 
 async fn hand_over(session: &Session, nat: &Nat, table: &TableId, to: &NextHop) -> Result<Outcome> {
@@ -104,7 +102,8 @@ async fn hand_over(session: &Session, nat: &Nat, table: &TableId, to: &NextHop) 
     })
 }
 
-async fn verify(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
+/// Reads back until EC2 shows what it accepted.
+pub async fn verify(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
     const READING: &str = "reading back";
     let mut wait = config::VERIFY_INTERVAL;
     loop {

@@ -50,8 +50,6 @@ pub struct Network {
     pub mac: Mac,
     /// Its primary private address.
     pub private_address: Ipv4Addr,
-    /// Where the Auto Scaling group is taking this instance; absent outside a group.
-    pub target_lifecycle_state: Option<TargetState>,
 }
 
 impl Network {
@@ -150,18 +148,17 @@ impl Metadata {
         })
     }
 
-    /// Everything else.
+    /// Its place in the VPC.
     pub async fn network(&self) -> Result<Network> {
         let mac = self.value("mac", Mac::from_str).await?;
         let of_interface = |name: &str| format!("network/interfaces/macs/{mac}/{name}");
-        let (zone, vpc, blocks, subnet, interface, addresses, target) = tokio::try_join!(
+        let (zone, vpc, blocks, subnet, interface, addresses) = tokio::try_join!(
             self.value("placement/availability-zone", Zone::from_str),
             self.value(of_interface("vpc-id"), VpcId::from_str),
             self.list(of_interface("vpc-ipv4-cidr-blocks"), cidr_block),
             self.value(of_interface("subnet-id"), SubnetId::from_str),
             self.value(of_interface("interface-id"), InterfaceId::from_str),
             self.list(of_interface("local-ipv4s"), address),
-            self.optional("autoscaling/target-lifecycle-state", TargetState::from_str),
         )?;
         Ok(Network {
             availability_zone: zone,
@@ -171,8 +168,13 @@ impl Metadata {
             interface_id: interface,
             mac,
             private_address: addresses[0],
-            target_lifecycle_state: target,
         })
+    }
+
+    /// Where the Auto Scaling group is taking this instance; absent outside a group.
+    pub async fn target_state(&self) -> Result<Option<TargetState>> {
+        let path = "autoscaling/target-lifecycle-state";
+        self.optional(path, TargetState::from_str).await
     }
 
     async fn value<T>(&self, path: impl Into<String>, parse: Parse<T>) -> Result<T> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::identity::{Metadata, TargetState};
+use crate::identity::Metadata;
 use crate::ids::Malformed;
 
 /// All of it, as far as it has been read.
@@ -30,8 +30,7 @@ pub struct Notices {
 impl Notices {
     /// Whether the group is terminating the instance.
     pub async fn terminated(metadata: &Metadata) -> Result<bool> {
-        let path = "autoscaling/target-lifecycle-state";
-        let target = metadata.optional(path, TargetState::from_str).await?;
+        let target = metadata.target_state().await?;
         Ok(target.is_some_and(|target| target.is_terminated()))
     }
 

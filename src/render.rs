@@ -21,6 +21,7 @@ pub fn json(report: &Report) -> String {
         "dry_run": report.dry_run,
         "instance": report.instance,
         "network": network,
+        "target_lifecycle_state": report.target_state,
         "kernel": report.kernel,
         "source_dest_check_was_on": report.check_was_on,
         "owner_tag": report.owner_tag,

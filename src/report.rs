@@ -34,6 +34,9 @@ pub struct Report {
     pub instance: Option<Instance>,
     /// Its place in the VPC, once known.
     pub network: Option<Network>,
+    /// What IMDS says of where the group is taking this instance; `None` outside a group, and until
+    /// `network` is known.
+    pub target_state: Option<TargetState>,
     /// What was found and done in the kernel, once it is a NAT.
     pub kernel: Option<Prepared>,
     /// Whether the source/destination check was found on, once known.
@@ -197,6 +200,7 @@ impl Report {
             owner_tag: owner_tag.to_owned(),
             instance: None,
             network: None,
+            target_state: None,
             kernel: None,
             check_was_on: None,
             check_is_on: false,
@@ -250,11 +254,6 @@ impl Report {
             bail!("none of {all} route tables claimed: {whys}");
         }
         bail!("{} of {all} route tables not claimed: {whys}", lost.len());
-    }
-
-    /// What IMDS said of where the group is taking this instance; `None` outside a group.
-    pub fn target_state(&self) -> Option<&TargetState> {
-        self.network.as_ref()?.target_lifecycle_state.as_ref()
     }
 
     /// Whether any table counts on this instance, and it can forward.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Result;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
@@ -43,6 +44,21 @@ impl Troubles {
             tracing::info!("{what}: {why}");
         } else {
             tracing::debug!("{what}: {why}");
+        }
+    }
+
+    /// What came of `what`, which a process that stays does again and again: that it fails is a
+    /// warning when it begins, and that it works again is worth a line, too.
+    pub fn tell<T>(&self, what: &str, done: Result<T>) -> Option<T> {
+        match done {
+            Ok(done) => {
+                self.over(what);
+                Some(done)
+            }
+            Err(error) => {
+                self.warn(what, &format!("{error:#}"));
+                None
+            }
         }
     }
 

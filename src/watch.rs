@@ -73,12 +73,8 @@ async fn begin() -> Result<(Session, Nat)> {
             let nat = session.metadata.network().await?.nat(&session.instance);
             Ok::<_, Error>((session, nat))
         };
-        match begun.await {
-            Ok(begun) => {
-                troubles.over(BEGINNING);
-                return Ok(begun);
-            }
-            Err(error) => troubles.warn(BEGINNING, &format!("{error:#}")),
+        if let Some(begun) = troubles.tell(BEGINNING, begun.await) {
+            return Ok(begun);
         }
         sleep(RETRY_INTERVAL).await;
     }
@@ -133,8 +129,8 @@ impl Watch<'_> {
                 let time = Notices::rebalance(metadata).await?;
                 self.notices.send_if_modified(|known| match time {
                     Some(time) if known.rebalance.is_none() => {
-                        self.tell_of_rebalance(&time);
-                        known.rebalance = Some(time);
+                        known.rebalance = Some(time.clone());
+                        tell_of_rebalance(&time, self.leaves(known));
                         true
                     }
                     _ => false,
@@ -149,24 +145,10 @@ impl Watch<'_> {
         let looking = format!("looking for {what}");
         loop {
             let next = Instant::now() + self.settings.interval;
-            match look().await {
-                Ok(()) => self.session.troubles.over(&looking),
-                Err(error) => self.session.troubles.warn(&looking, &format!("{error:#}")),
-            }
+            self.session.troubles.tell(&looking, look().await);
             // After a pause of the whole machine, the next one counts from then.
             sleep(next.saturating_duration_since(Instant::now())).await;
         }
-    }
-
-    fn tell_of_rebalance(&self, time: &Time) {
-        let leaves = self.settings.drain_on_rebalance;
-        let so = if leaves {
-            ""
-        } else {
-            service::status(&format!("in service; rebalance recommended at {time}"));
-            "; it stays (--drain-on-rebalance)"
-        };
-        tracing::warn!("EC2 recommended at {time} to rebalance this Spot Instance{so}");
     }
 
     /// Whether what was noticed is a reason to leave.
@@ -175,4 +157,14 @@ impl Watch<'_> {
             || notices.interruption.is_some()
             || (self.settings.drain_on_rebalance && notices.rebalance.is_some())
     }
+}
+
+fn tell_of_rebalance(time: &Time, leaves: bool) {
+    let so = if leaves {
+        ""
+    } else {
+        service::status(&format!("in service; rebalance recommended at {time}"));
+        "; it stays (--drain-on-rebalance)"
+    };
+    tracing::warn!("EC2 recommended at {time} to rebalance this Spot Instance{so}");
 }

@@ -19,7 +19,8 @@ HANAT = {
     "HanatSha256X86": "b" * 64,
 }
 A, B = ZONES
-HOOKS = [("hanat-launching", 600, "ABANDON"), ("hanat-terminating", 60, "CONTINUE")]
+HELD = 120  # seconds, by the terminating hook where nobody keeps it
+HOOKS = [("hanat-launching", 600, "ABANDON"), ("hanat-terminating", HELD, "CONTINUE")]
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-"
 
 

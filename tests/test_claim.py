@@ -87,8 +87,8 @@ def test_the_json_document(nat):
             "interface_id": nat.interface,
             "mac": ran.json["network"]["mac"],
             "private_address": ran.json["network"]["private_address"],
-            "target_lifecycle_state": "InService",
         },
+        "target_lifecycle_state": "InService",
         "kernel": ran.json["kernel"],
         "source_dest_check_was_on": True,
         "tables": [

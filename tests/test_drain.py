@@ -196,6 +196,20 @@ def test_a_table_that_somebody_takes_before_it_is_moved_is_theirs(stage, peer):
     assert successor.owns(stage.table)
 
 
+def test_a_table_that_somebody_deletes_before_it_is_moved_needs_nobody(stage, peer):
+    [deleted] = stage.scene.add_tables(1, default=stage.nat.interface)
+    looks_again = {"Filter.1.Name": "route-table-id", "Filter.1.Value.1": deleted}
+    stage.world.weather("DescribeRouteTables", Hang(), match=looks_again)
+    with stage.start("--output", "json") as running:
+        stage.world.wait_until(lambda: peer.owns(stage.table))
+        stage.world.ec2.delete_route_table(RouteTableId=deleted)
+        stage.world.calm()
+        ran = running.wait()
+    assert ran.code == 0, ran
+    results = {row["route_table_id"]: row["result"] for row in ran.json["tables"]}
+    assert results == {stage.table: "handed_over", deleted: "taken"}
+
+
 def test_a_table_that_somebody_takes_while_ec2_refuses_the_change_is_theirs(stage, peer):
     successor = stage.host(stage.scene.public_subnets[OWN])
     stage.world.weather("ReplaceRoute", Throttle())

@@ -22,6 +22,17 @@ def hop(nat) -> str:
 # --- Health ---------------------------------------------------------------------------------------
 
 
+def test_a_gateway_where_nobody_may_ask_about_peers(stage):
+    stage.peer(OTHER)
+    gateway = stage.scene.nat_gateway(OTHER, owner=OWN)
+    stage.world.deny("DescribeNetworkInterfaces")
+    ran = stage.drain()
+    assert ran.code == 0, ran
+    assert "WARN looking for peers: " in ran.stderr
+    assert "DescribeNetworkInterfaces" in ran.stderr
+    assert stage.routes[stage.table] == gateway
+
+
 def test_a_peer_that_no_way_leads_to(stage):
     """Pinging it fails before anything is sent."""
     peer = stage.peer(OTHER)

@@ -156,7 +156,7 @@ def test_no_lifecycle_state_outside_a_group(scene):
     nat = Nat(scene, scene.launch_instance(scene.public_subnets[OWN]))
     ran = nat.claim("--output", "json")
     assert ran.code == 0, ran
-    assert ran.json["network"]["target_lifecycle_state"] is None
+    assert ran.json["target_lifecycle_state"] is None
     assert ran.json["lifecycle"] is None
     reads = [c for c in nat.world.imds_calls() if c.path.endswith("target-lifecycle-state")]
     assert [call.status for call in reads] == [404]

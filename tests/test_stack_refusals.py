@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.stacks import ALONE, HANAT, WITH_VPC, alone, given, nothing_left
+from tests.stacks import ALONE, HANAT, HELD, WITH_VPC, alone, given, nothing_left
 from tests.world import World
 from tests.world.deploy import deploy
 from tests.world.scene import Scene
@@ -121,7 +121,7 @@ def test_it_takes_the_capability(network: Scene) -> None:
 def test_what_fails_half_way_is_rolled_back(network: Scene) -> None:
     stack = alone(network, PublicSubnetB="subnet-0123456789abcdef0")
     assert stack.status == "ROLLBACK_IN_PROGRESS", "the first zone's NAT waits for its hook"
-    network.world.clock.advance(60)
+    network.world.clock.advance(HELD)
     assert stack.status == "ROLLBACK_COMPLETE"
     assert "subnet-0123456789abcdef0" in stack.reason
     assert stack.resources == {}

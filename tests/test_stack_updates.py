@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from tests.stacks import (
     ALONE,
     HANAT,
+    HELD,
     IMAGE,
     WITH_VPC,
     B,
@@ -63,7 +64,8 @@ def test_an_update_of_a_hook_and_a_tag(network: Scene, tmp_path: Path) -> None:
     stack, nat = served(network)
     text = ALONE.read_text()
     changed = tmp_path / "changed.yaml"
-    changed.write_text(text.replace("HeartbeatTimeout: 60\n", "HeartbeatTimeout: 90\n"))
+    assert "HeartbeatTimeout: 120\n" in text
+    changed.write_text(text.replace("HeartbeatTimeout: 120\n", "HeartbeatTimeout: 90\n"))
     stack.update(template=changed)
     answer = network.world.autoscaling.describe_lifecycle_hooks(AutoScalingGroupName="nat-a")
     timeouts = {h["LifecycleHookName"]: h["HeartbeatTimeout"] for h in answer["LifecycleHooks"]}
@@ -87,7 +89,7 @@ def test_a_zone_comes_and_goes(network: Scene) -> None:
     stack.update({"PublicSubnetB": ""})
     assert stack.status == "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"
     assert "NatGroupB" not in stack.outputs
-    world.clock.advance(59)
+    world.clock.advance(HELD - 1)
     [member] = groups(world)["nat-b"]["Instances"]
     assert member["LifecycleState"] == "Terminating:Wait"
     with pytest.raises(ClientError, match="can not be updated"):
@@ -138,7 +140,7 @@ def test_a_newer_image_and_a_refresh(network: Scene) -> None:
     assert {i["InstanceId"]: i["ImageId"] for i in instances(world)}[new] == image
     complete(world, "nat-a", new)
     assert world.lifecycle(old) == "Terminating:Wait"
-    world.clock.advance(60)
+    world.clock.advance(HELD)
     assert world.lifecycles() == {new: ("nat-a", "InService")}
     assert progress(world, "nat-a") == "Successful"
     refresh(world, "nat-a")
@@ -168,7 +170,7 @@ def test_delete(network: Scene) -> None:
     stack.delete()
     assert stack.status == "DELETE_IN_PROGRESS"
     assert world.lifecycle(nat) == "Terminating:Wait"
-    world.clock.advance(60)
+    world.clock.advance(HELD)
     assert stack.status == "DELETE_COMPLETE"
     nothing_left(world)
     with pytest.raises(ClientError, match="does not exist"):
@@ -189,7 +191,7 @@ def test_delete_with_its_vpc(world: World) -> None:
     )
     stack.delete()
     assert stack.status == "DELETE_IN_PROGRESS"
-    world.clock.advance(60)
+    world.clock.advance(HELD)
     assert stack.status == "DELETE_COMPLETE"
     nothing_left(world)
     assert {vpc["VpcId"] for vpc in world.ec2.describe_vpcs()["Vpcs"]} == before

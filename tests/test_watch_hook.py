@@ -90,7 +90,7 @@ def test_somebody_else_completes_it(stage, peer):
     stage.leave()
     stage.world.wait_for(HEARTBEAT, timeout=30)
     stage.complete(TERMINATING_HOOK)
-    said = watch.wait_said("was completed by somebody else", timeout=40)
+    said = watch.wait_said("waits no longer: somebody else completed it", timeout=40)
     assert " WARN " in said
     watch.wait_said(LEADS_HERE_NO_MORE)
     assert peer.owns(stage.table)
@@ -101,12 +101,49 @@ def test_somebody_else_completes_it(stage, peer):
 def test_a_table_that_comes_to_lead_here_later_holds_the_hook(stage, peer):
     """What was found before the group terminates the instance does not count."""
     stage.world.reclaim_spot(stage.nat.instance)
-    watch = stage.watch()
+    watch = stage.watch(linger="2s")
     watch.wait_said(LEADS_HERE_NO_MORE)
     [late] = stage.scene.add_tables(1, default=stage.nat.interface)
     stage.leave()
     stage.wait_completed()
     assert peer.owns(late), watch.log
+    [*_, moved] = called(stage.world, stage.nat.instance, "ReplaceRoute")
+    [ended] = called(stage.world, stage.nat.instance, "CompleteLifecycleAction")
+    assert ended > moved + 1.5, "the time to linger begins anew"
+
+
+def test_a_table_that_comes_back_and_cannot_go_holds_the_hook(stage, peer):
+    """After the NAT had left, and while nobody could tell which hook holds it."""
+    stage.world.deny("DescribeLifecycleHooks")
+    watch = stage.watch()
+    stage.leave()
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    stage.give(stage.table, stage.nat)
+    watch.wait_said("it is leaving, too")
+    stage.world.allow("DescribeLifecycleHooks")
+    stage.world.wait_for(HEARTBEAT, timeout=30)
+    stage.wait_looked(20)
+    assert completed(stage.world, stage.nat.instance) == []
+    replacement = stage.replacement()
+    stage.give(stage.table, replacement)
+    stage.wait_completed()
+    assert replacement.owns(stage.table)
+
+
+def test_the_group_takes_its_time_until_the_hook_waits(stage, peer):
+    """As one behind a load balancer does. It is no reason to hurry."""
+    watch = stage.watch(**PATIENT)
+    stage.world.set_lifecycle_state(stage.nat.instance, "Terminating")
+    watch.wait_said("a replacement has 1h at most")
+    # Longer than Auto Scaling has for an answer.
+    time.sleep(12)
+    assert stage.nat.owns(stage.table)
+    assert watch.said("WARN") == []
+    stage.world.set_lifecycle_state(stage.nat.instance, "InService")
+    stage.leave()
+    stage.world.wait_for(HEARTBEAT, timeout=30)
+    stage.give(stage.table, stage.replacement())
+    stage.wait_completed()
 
 
 def test_in_the_warm_pool(stage):
@@ -145,6 +182,16 @@ def test_nobody_is_there_until_somebody_comes(stage):
     watch.wait_said("leaving: works again")
     stage.wait_completed()
     assert replacement.owns(stage.table)
+
+
+def test_nobody_is_there_after_ec2_failed(stage):
+    """One trouble does not hide the other in the log."""
+    stage.world.weather("DescribeRouteTables", ErrorReply(403, "UnauthorizedOperation"), times=1)
+    watch = stage.watch()
+    stage.leave()
+    watch.wait_said("UnauthorizedOperation")
+    watch.wait_said("works again")
+    assert " WARN " in watch.wait_said("there is no other NAT instance")
 
 
 def test_a_replacement_that_takes_the_table_ends_the_wait(stage):
@@ -190,7 +237,7 @@ def test_the_last_moment(stage):
     stage.world.deny(HEARTBEAT)
     watch = stage.watch(**PATIENT)
     stage.leave()
-    said = watch.wait_said("waits no longer", timeout=60)
+    said = watch.wait_said(f"the time of terminating hook {TERMINATING_HOOK} is up", timeout=60)
     assert " ERROR " in said
     assert "route tables may still lead here" in said
     stage.wait_completed()
@@ -212,6 +259,17 @@ def test_auto_scaling_tells_nothing_of_the_hook(stage, peer):
     stage.world.allow("DescribeLifecycleHooks")
     stage.wait_completed()
     assert watch.said("WARN") == [said]
+
+
+def test_a_heartbeat_without_an_answer_delays_nothing(stage):
+    hangs = stage.world.weather(HEARTBEAT, Hang())
+    stage.watch(**PATIENT)
+    stage.leave()
+    stage.world.wait_until(lambda: hangs.fired > 0, 30)
+    replacement = stage.replacement()
+    stage.give(stage.table, replacement)
+    stage.wait_completed()
+    assert replacement.owns(stage.table)
 
 
 @group(timeout=30)

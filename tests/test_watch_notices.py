@@ -8,6 +8,7 @@ import pytest
 
 from tests.handover import OTHER
 from tests.kernel import nft
+from tests.stacks import HELD
 from tests.watching import LEADS_HERE_NO_MORE, NOTICES, Watching
 from tests.world.weather import Body, ErrorReply, Hang, Reset
 
@@ -17,7 +18,8 @@ TERMINATING = "the Auto Scaling group is terminating this instance"
 
 @pytest.fixture
 def stage(isolated, world):
-    with Watching(world) as stage:
+    """With the terminating hook that the templates have."""
+    with Watching(world, timeout=HELD) as stage:
         yield stage
 
 
@@ -118,6 +120,14 @@ def test_a_spot_notice_cuts_the_wait_for_a_replacement_short(stage, peer):
     assert len(watch.said(TERMINATING)) == len(watch.said("Spot Instance")) == 1
 
 
+def test_a_rebalance_recommendation_changes_nothing_for_one_that_leaves(stage, peer):
+    watch = stage.watch()
+    stage.world.reclaim_spot(stage.nat.instance)
+    watch.wait_said(LEADS_HERE_NO_MORE)
+    stage.world.recommend_rebalance(stage.nat.instance)
+    assert watch.wait_said("rebalance").endswith("to rebalance this Spot Instance")
+
+
 def test_each_notice_is_logged_once(stage, peer):
     """Although it is read again and again, and its text may change."""
     watch = stage.watch(drain_wait="1h")
@@ -164,11 +174,12 @@ def test_a_token_that_is_refused_is_replaced(stage, peer):
     ids=["503", "hangs", "reset"],
 )
 def test_imds_is_gone_for_a_while(stage, peer, effect):
-    """A notice that comes then is seen afterwards."""
+    """A notice that comes then is seen afterwards, a minute later by the group's clock."""
     watch = stage.watch(drain_wait="0s")
     rule = stage.imds_weather(effect)
     stage.leave()
     stage.world.wait_until(lambda: rule.fired >= 12, 30)
+    stage.world.clock.advance(60)
     assert stage.nat.owns(stage.table)
     assert len(watch.said("IMDS")) == 1, watch.log
     assert watch.said(TERMINATING) == []
@@ -177,6 +188,7 @@ def test_imds_is_gone_for_a_while(stage, peer, effect):
     assert peer.owns(stage.table)
     stage.wait_completed()
     assert len(watch.said("IMDS")) == 1, watch.log
+    assert stage.world.timeouts == []
 
 
 def test_outside_a_group_each_outage_is_logged(stage, peer):

@@ -119,9 +119,11 @@ def test_upkeep_in_bad_weather(claimed):
     stage.world.allow("DescribeNetworkInterfaces")
     watch.wait_said("keeping the source/destination check off: works again")
     assert watch.said("WARN keeping") == [said]
-    imds = stage.imds_weather(ErrorReply(503, "Unavailable"))
+    # Which nobody but upkeep reads by now.
+    imds = stage.imds_weather(ErrorReply(503, "Unavailable"), "mac")
     nft(place(stage), "flush ruleset")
     stage.world.wait_until(lambda: imds.fired > 0)
+    assert len(watch.said("put back: nftables")) == 1
     stage.world.calm()
     watch.wait_said("put back: nftables", 2)
 

@@ -64,7 +64,7 @@ impl Run<'_> {
         let instance = &self.session.instance.instance_id;
         let mut member = self.known_member(report).await?.cloned();
         loop {
-            let why = match (&member, report.target_state()) {
+            let why = match (&member, &report.target_state) {
                 (Some(found), _) if found.may_come_to_wait() => "is still Pending",
                 (None, Some(target)) if target.is_in_service() || target.is_warmed() => {
                     "is not in the list of instances yet, and IMDS says that it is in a group"

@@ -67,8 +67,9 @@ impl Ec2 {
         let mut attempts = 0;
         loop {
             self.pace.turn().await;
-            let now = self.fresh_table(table).await?;
-            let now = now.with_context(|| format!("{table} is gone"))?;
+            let Some(now) = self.fresh_table(table).await? else {
+                return Ok(false);
+            };
             if !from.holds(&now) {
                 // An attempt may have worked whose answer did not arrive.
                 return Ok(attempts > 0 && to.holds(&now));

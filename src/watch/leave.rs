@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep_until};
 
 use super::hook::Hold;
 use super::{Watch, service};
 use crate::candidates;
 use crate::config::{
-    HANDOVER_RESERVE, HANDOVER_TIME, LEAVING_INTERVAL, LEFT_INTERVAL, RETRY_INTERVAL, STEP_TIME,
+    HANDOVER_RESERVE, HANDOVER_TIME, LEAVING_INTERVAL, LEFT_INTERVAL, READ_BACK_TIME,
+    RETRY_INTERVAL, STEP_TIME,
 };
 use crate::handover::{self, Outcome, Row};
 use crate::ids::TableId;
@@ -18,7 +19,20 @@ use crate::notices::Notices;
 use crate::routes::{Nat, Table, Target};
 use crate::successors::Candidate;
 
+const LOOKING: &str = "looking at the route tables";
 const LEAVING: &str = "leaving";
+
+/// What one look came to.
+enum Step {
+    /// Nothing leads here.
+    Empty,
+    /// So many tables lead here, and wait for a replacement.
+    Waiting(usize),
+    /// What led here was handed over.
+    HandedOver,
+    /// Nobody knows, or somebody has to try again.
+    Failed,
+}
 
 impl Watch<'_> {
     /// From the first reason on, for as long as the process lives: what comes to lead here later
@@ -34,38 +48,35 @@ impl Watch<'_> {
         loop {
             let looked = Instant::now();
             let stepped = self.step(began, &mut others).await;
-            let pause = match &stepped {
-                Err(_) => RETRY_INTERVAL,
-                Ok(0) if self.left.borrow().is_some() => LEFT_INTERVAL,
-                Ok(0) => LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10)),
-                Ok(_) => LEAVING_INTERVAL,
+            empty_since = match stepped {
+                Step::Empty => empty_since.or_else(|| Some(Instant::now())),
+                Step::HandedOver => Some(Instant::now()),
+                Step::Waiting(_) | Step::Failed => None,
             };
-            match stepped {
-                Ok(0) => {
-                    self.session.troubles.over(LEAVING);
-                    let since = *empty_since.get_or_insert_with(Instant::now);
-                    if looked >= since + self.settings.linger
-                        && self.left.send_replace(Some(looked)).is_none()
-                    {
-                        tracing::info!("no route table leads here any more");
-                        service::status("left; no route table leads here");
-                    }
-                }
-                Ok(held) => {
-                    self.session.troubles.over(LEAVING);
-                    empty_since = None;
-                    self.left.send_replace(None);
-                    if !announced {
-                        let patience = humantime::format_duration(self.settings.drain_wait);
-                        tracing::info!(
-                            "route tables that lead here: {held}; a replacement has {patience} at \
-                             most"
-                        );
-                        announced = true;
-                    }
-                }
-                Err(error) => self.session.troubles.warn(LEAVING, &format!("{error:#}")),
+            let has_left = matches!(stepped, Step::Empty)
+                && empty_since.is_some_and(|since| looked >= since + self.settings.linger);
+            let before = self.left.send_replace(has_left.then_some(looked));
+            if has_left && before.is_none() {
+                tracing::info!("no route table leads here any more");
+                service::status("left; no route table leads here");
             }
+            if let Step::Waiting(held) = stepped
+                && !announced
+            {
+                let patience = humantime::format_duration(self.settings.drain_wait);
+                tracing::info!(
+                    "route tables that lead here: {held}; a replacement has {patience} at most"
+                );
+                announced = true;
+            }
+            let pause = match stepped {
+                Step::Failed => RETRY_INTERVAL,
+                Step::Empty if has_left => LEFT_INTERVAL,
+                Step::Waiting(_) => LEAVING_INTERVAL,
+                Step::Empty | Step::HandedOver => {
+                    LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10))
+                }
+            };
             // More urgent ones are not waited out.
             tokio::select! {
                 () = sleep_until(looked + pause) => {}
@@ -74,26 +85,33 @@ impl Watch<'_> {
         }
     }
 
-    /// One look, and the handing over where it is time. Says how many tables still lead here.
-    async fn step(&self, began: Instant, others: &mut Others) -> Result<usize> {
+    /// One look, and the handing over where it is time.
+    async fn step(&self, began: Instant, others: &mut Others) -> Step {
+        let troubles = &self.session.troubles;
         let key = &self.settings.owner_tag;
         let tables = self.session.ec2.owned_tables(&self.nat.vpc, key);
-        let tables = self.session.within(STEP_TIME, tables).await?;
+        let tables = self.session.within(STEP_TIME, tables).await;
+        let Some(tables) = troubles.tell(LOOKING, tables) else {
+            return Step::Failed;
+        };
         others.remember(&tables, &self.nat);
         let held = tables.iter().filter(|table| self.nat.holds(table)).count();
         if held == 0 {
-            return Ok(0);
+            troubles.over(LEAVING);
+            return Step::Empty;
         }
         if Instant::now() < self.hands_over_at(began) {
             service::status(&format!(
                 "leaving; tables that wait for a replacement: {held}"
             ));
-            return Ok(held);
+            return Step::Waiting(held);
         }
         service::status(&format!("leaving; tables to hand over: {held}"));
-        self.session
-            .within(HANDOVER_TIME, self.hand_over(&tables, others))
-            .await
+        let done = self.hand_over(&tables, others).await;
+        match troubles.tell(LEAVING, done) {
+            Some(()) => Step::HandedOver,
+            None => Step::Failed,
+        }
     }
 
     /// When a replacement is waited for no longer.
@@ -116,29 +134,36 @@ impl Watch<'_> {
         }
     }
 
-    async fn hand_over(&self, tables: &[Table], others: &Others) -> Result<usize> {
+    /// All that leads here. Fails where anything stays.
+    async fn hand_over(&self, tables: &[Table], others: &Others) -> Result<()> {
+        let (session, nat) = (&self.session, &self.nat);
         let key = &self.settings.owner_tag;
-        let mut candidates = candidates::find(&self.session, &self.nat, key, tables).await?;
+        let candidates = candidates::find(session, nat, key, tables);
+        let mut candidates = session.within(STEP_TIME, candidates).await?;
         others.rule_out(&mut candidates);
-        let mut rows = handover::plan(tables, &self.nat, &candidates);
-        handover::carry_out(&self.session, &self.nat, key, &mut rows).await?;
+        let mut rows = handover::plan(tables, nat, &candidates);
+        let changing = async {
+            handover::carry_out(session, nat, &mut rows).await;
+            Ok(())
+        };
+        let changed = session.within(HANDOVER_TIME, changing).await;
+        let shown = handover::verify(session, nat, key, &mut rows);
+        let shown = session.within(READ_BACK_TIME, shown).await;
         for row in rows.iter().filter(|row| row.is_gone()) {
             tracing::info!("{}", said(row));
         }
-        let stay: Vec<&Row> = rows.iter().filter(|row| !row.is_gone()).collect();
-        if let Some(Row {
-            table,
-            outcome: Outcome::Failed(why),
-            ..
-        }) = stay.first()
-        {
-            let more = match stay.len() {
-                1 => String::new(),
-                n => format!(" (and {} more)", n - 1),
+        let mut failed = rows.iter().filter_map(|row| match &row.outcome {
+            Outcome::Failed(why) => Some((&row.table.id, why)),
+            _ => None,
+        });
+        if let Some((table, why)) = failed.next() {
+            let more = match failed.count() {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
             };
-            return Err(anyhow!("{}{more}: {why}", table.id));
+            bail!("{table}{more}: {why}");
         }
-        Ok(stay.len())
+        changed.and(shown)
     }
 }
 
@@ -163,7 +188,7 @@ impl Others {
                 continue;
             };
             let before = self.led_to.insert(table.id.clone(), route.target.clone());
-            if let Some(before) = before
+            if let Some(before @ Target::Instance { .. }) = before
                 && nat.holds(table)
                 && !nat.next_hop().is(&before)
             {

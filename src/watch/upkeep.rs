@@ -25,15 +25,12 @@ impl Watch<'_> {
         }
     }
 
-    /// Its failure is a warning when it begins, and when it is over that is said, too.
     async fn attempt(&self, what: &str, step: impl Future<Output = Result<()>>) {
-        match self.session.within(STEP_TIME, step).await {
-            Ok(()) => self.session.troubles.over(what),
-            Err(error) => self.session.troubles.warn(what, &format!("{error:#}")),
-        }
+        let done = self.session.within(STEP_TIME, step).await;
+        self.session.troubles.tell(what, done);
     }
 
-    /// The VPC may have got blocks since. `warned` of is what deserves a look and stays like that.
+    /// The VPC may have got blocks since. `warned` are the warnings that were given and still hold.
     async fn keep_kernel(&self, warned: &mut BTreeSet<String>) -> Result<()> {
         let network = self.session.metadata.network().await?;
         let kernel = self.settings.kernel.clone();

@@ -35,6 +35,8 @@ AT_ONCE = 3
 # Seconds. A NAT gives up waiting for its replacement after DRAIN_WAIT where that comes only once
 # the NAT is gone.
 LATENCY, BOOT, DRAIN_WAIT, NOTICE, DAY = 0.1, 60.0, 10.0, 120.0, 86400
+# Longer than a boot, which the launching one waits for.
+HOOKS = 120
 PATIENCE = 240.0
 IDLE = 60.0
 MIB = 1024 * 1024
@@ -92,12 +94,15 @@ def play(scene: Scene) -> Report:
     """With a client in each zone; the report is of the first zone's."""
     user_data = f"#!/bin/sh\nhanat claim || exit\nhanat watch {scene.flags} &\n"
     with World() as world, TwoZones(world, user_data, LATENCY) as stage:
-        nat, _ = stage.launch(terminating_hook=True, timeout=60, **scene.group)
+        nat, _ = stage.launch(terminating_hook=True, timeout=HOOKS, **scene.group)
         world.replace_while_terminating(scene.meanwhile)
         stage.vpc.boot_time = BOOT
         with stage.connected_probe() as probe:
             scene.leave(stage, nat)
-            stage.vpc.wait_until(lambda: nat not in stage.vpc.picture.instances, PATIENCE)
+            try:
+                stage.vpc.wait_until(lambda: nat not in stage.vpc.picture.instances, PATIENCE)
+            except TimeoutError as error:
+                raise JobNotDone(f"{nat} does not leave:\n{stage.vpc.log(nat)}") from error
             if scene.replaced:
                 stage.serving(OWN, other_than=nat, timeout=PATIENCE)
             probe.wait_connected()
