@@ -44,17 +44,6 @@ def assert_completed_in_the_end(stage, nat):
     assert stage.world.timeouts == []
 
 
-def successor_of(stage, nat) -> str:
-    """Waits until another one of its zone serves, not the other zone's."""
-
-    def serves() -> bool:
-        target = stage.vpc.picture.instances.get(stage.routed_to(OWN) or "")
-        return target is not None and target.zone == OWN and target.instance != nat
-
-    stage.vpc.wait_until(serves)
-    return stage.serving(OWN, other_than=nat)
-
-
 def moves(stage, nat) -> int:
     """How often it changed a route."""
     return len(called(stage.world, nat, "ReplaceRoute"))
@@ -95,7 +84,7 @@ def test_the_replacement_takes_the_table_itself(stage, replace, group):
     before = stage.public(nat)
     with stage.connected_probe() as probe:
         replace(stage, nat)
-        successor = successor_of(stage, nat)
+        successor = stage.serving(OWN, other_than=nat)
         assert_completed_in_the_end(stage, nat)
         probe.wait_connected()
         report = probe.stop()
@@ -112,7 +101,7 @@ def test_the_replacement_comes_only_after_the_hook(stage):
     before = stage.public(nat)
     with stage.connected_probes() as probes:
         stage.refresh(OWN)
-        successor = successor_of(stage, nat)
+        successor = stage.serving(OWN, other_than=nat)
         assert_completed_in_the_end(stage, nat)
         probes[OWN].wait_seen_as(stage.public(successor))
         reports = stop_all(probes)
@@ -150,7 +139,7 @@ def test_a_standby_nat_gateway_serves_in_between(stage):
     before = stage.public(nat)
     with stage.connected_probe() as probe:
         stage.refresh(OWN)
-        successor = successor_of(stage, nat)
+        successor = stage.serving(OWN, other_than=nat)
         assert_completed_in_the_end(stage, nat)
         after = stage.public(successor)
         probe.wait_seen_as(after)
@@ -192,7 +181,7 @@ def test_a_replacement_that_fails_to_boot(stage):
     with stage.connected_probe() as probe:
         stage.world.deny("ModifyNetworkInterfaceAttribute", times=1)
         stage.refresh(OWN)
-        successor = successor_of(stage, nat)
+        successor = stage.serving(OWN, other_than=nat)
         assert_completed_in_the_end(stage, nat)
         probe.wait_connected()
         report = probe.stop()
@@ -215,7 +204,7 @@ def test_a_spot_instance_is_taken(stage):
         assert nat in stage.vpc.picture.instances, "the two minutes are not over"
         stage.world.clock.advance(120)
         stage.wait_off(nat)
-        successor = successor_of(stage, nat)
+        successor = stage.serving(OWN, other_than=nat)
         probe.wait_seen_as(stage.public(successor))
         report = probe.stop()
     assert_nothing_lost(report)

@@ -82,8 +82,11 @@ class TwoZones:
 
     def _serving(self, zone: str) -> str | None:
         picture = self.vpc.picture
-        target = self.routed_to(zone)
-        return target if picture.lifecycles.get(target or "") == "InService" else None
+        target = picture.instances.get(self.routed_to(zone) or "")
+        if target is None or target.zone != zone:
+            return None
+        served = picture.lifecycles.get(target.instance) == "InService"
+        return target.instance if served else None
 
     def routed_to(self, zone: str) -> str | None:
         """Where the default route of the zone's private subnet leads."""

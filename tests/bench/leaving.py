@@ -109,7 +109,17 @@ def play(scene: Scene) -> Report:
             report = probe.stop()
         if world.faults:
             raise JobNotDone("the world could not do its part")
+        if report.failed:
+            _show(stage, report)
     return report
+
+
+def _show(stage: TwoZones, report: Report) -> None:
+    """What failed, and what else happened, in its order."""
+    failed = [(outage.start, f"{outage.kind} failed") for outage in report.outages]
+    happened = [(event.at, f"{event.subject} {event.text}") for event in stage.vpc.events]
+    for at, text in sorted(failed + happened):
+        print(f"{at:.3f} {text}", file=sys.stderr)
 
 
 def what_clients_lose_to_leaving() -> list[Target]:
@@ -149,6 +159,8 @@ def _play_apart(scene: Scene) -> Report:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise JobNotDone(f"{scene.name}: {done.stderr[-2000:]}")
+    if done.stderr:
+        print(f"{scene.name}:\n{done.stderr}", file=sys.stderr)
     figures = json.loads(done.stdout)
     outages = tuple(Outage(**outage) for outage in figures.pop("outages"))
     return Report(**figures, outages=outages)
