@@ -243,7 +243,10 @@ def test_the_watch_may_put_back_what_it_looks_after(stage, packed):
         report = probe.stop()
     assert report.failed == 0
     said = on(stage.vpc, nat, f"journalctl --output cat --unit {WATCH}")
-    assert re.findall(" (?:WARN|ERROR) (?!put back: ).*", said) == []
+    warnings = re.findall(" (?:WARN|ERROR) (?!put back: ).*", said)
+    # The size of the connection table, which belongs to the machine around the namespaces.
+    expected = re.compile(r".* cannot be set from within a network namespace")
+    assert [warning for warning in warnings if not expected.fullmatch(warning)] == []
 
 
 def test_a_claim_that_is_refused_a_table_is_watched_all_the_same(stage, packed):

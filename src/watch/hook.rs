@@ -45,7 +45,6 @@ struct Waiting {
 }
 
 /// Why a hook is kept no longer.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
     /// Nothing leads here any more.
     Left,
@@ -74,16 +73,17 @@ impl Watch<'_> {
             hook.name,
             humantime::format_duration(hook.limit)
         );
-        let mut ended = Ended::Left;
         loop {
-            // What is refused for credentials, or for a clock that is wrong, may pass; until then a
-            // table may come, and the hook is to wait.
-            if ended == Ended::Left {
-                ended = self.hold_on(&mut waiting).await;
+            match self.hold_on(&mut waiting).await {
+                Ended::Gone => return,
+                Ended::LastMoment => break,
+                // What is refused for credentials, or for a clock that is wrong, may pass; until
+                // then a table may come, and the hook is to wait.
+                Ended::Left if self.answered(&waiting).await => return,
+                Ended::Left => sleep(RETRY_INTERVAL).await,
             }
-            if ended == Ended::Gone || self.answered(&waiting).await {
-                return;
-            }
+        }
+        while !self.answered(&waiting).await {
             sleep(RETRY_INTERVAL).await;
         }
     }
