@@ -2,8 +2,10 @@
 //! that other tagged tables' default routes lead to, and standby NAT gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
 use anyhow::{Context, Result, bail};
+use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 
 use crate::autoscaling::Listed;
@@ -36,21 +38,29 @@ pub async fn find(
         if peers.is_empty() {
             return Ok(Vec::new());
         }
-        let interfaces = session.ec2.interfaces(&peers).await?.into_iter();
-        // By another interface of this instance's nothing would be won.
-        let others = interfaces.filter(|found| found.instance.as_ref() != Some(&nat.instance));
-        Ok(examine(session, nat, others.collect()).await)
+        session.ec2.interfaces(&peers).await
     };
+    let mut peers = pin!(peers);
     let gateways = session.ec2.standby_gateways(&nat.vpc, key);
     let gateways = known(session, "looking for standby NAT gateways", gateways);
-    let (peers, gateways) = tokio::join!(peers, gateways);
+    let in_time = session.within(CANDIDATE_TIME, peers.as_mut().map(Ok));
+    let (in_time, gateways) = tokio::join!(in_time, gateways);
     let gateways: Vec<Gateway> = gateways.unwrap_or_default();
+    let peers = match in_time {
+        Ok(peers) => peers,
+        // They are all that there may be.
+        Err(_) if gateways.is_empty() => peers.await,
+        Err(late) => Err(late),
+    };
     let peers = match peers {
         Err(error) if gateways.is_empty() => return Err(error),
         peers => session.troubles.tell("looking for peers", peers),
     };
-    let peers = peers.into_iter().flatten();
-    let mut found: Vec<Candidate> = peers.chain(gateways.into_iter().map(standby)).collect();
+    let mut peers = peers.unwrap_or_default();
+    // By another interface of this instance's nothing would be won.
+    peers.retain(|found| found.instance.as_ref() != Some(&nat.instance));
+    let mut found = examine(session, nat, peers).await;
+    found.extend(gateways.into_iter().map(standby));
     mind_main_table(session, nat, tables, &mut found).await?;
     Ok(found)
 }

@@ -77,8 +77,8 @@ pub const PENDING_INTERVAL: Duration = Duration::from_millis(500);
 /// EC2 user guide, "Network maximum transmission unit (MTU) for your EC2 instance".
 pub const IPV4_MTU: u32 = 1500;
 
-/// Wait between two looks at the tables of an instance that leaves. Describe calls refill at 20 a
-/// second for everybody in the account.
+/// Wait between two looks at the tables of an instance that leaves, and at whether its hook waits
+/// yet. Describe calls refill at 20 a second for everybody in the account.
 pub const LEAVING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same after one that failed, all its attempts included, and while there is nobody to hand
@@ -96,7 +96,8 @@ pub const STEP_TIME: Duration = Duration::from_secs(30);
 /// at least.
 pub const ASKING_TIME: Duration = Duration::from_secs(10);
 
-/// How long each question about candidates may take, apart from the one who they are.
+/// How long each question about candidates may take; the one who they are has no other limit than
+/// the whole's where there is no NAT gateway.
 pub const CANDIDATE_TIME: Duration = Duration::from_secs(5);
 
 /// How old a table may be that is changed because of what it showed, from when it was asked for.

@@ -6,6 +6,7 @@ from tests.handover import DEFAULT, OTHER, OWN, Handover
 from tests.test_scenes import assert_nothing_lost
 from tests.two_zones import LAUNCH_FIRST, TwoZones
 from tests.world.scene import HOOK
+from tests.world.weather import ErrorReply, Hang
 
 
 @pytest.fixture
@@ -22,10 +23,15 @@ def hop(nat) -> str:
 # --- Health ---------------------------------------------------------------------------------------
 
 
-def test_a_gateway_where_nobody_may_ask_about_peers(stage):
+@pytest.mark.parametrize(
+    "effect",
+    [ErrorReply(403, "UnauthorizedOperation"), ErrorReply(503, "Unavailable"), Hang()],
+    ids=["denied", "unavailable", "no answer"],
+)
+def test_a_gateway_where_nothing_is_said_of_peers(stage, effect):
     stage.peer(OTHER)
     gateway = stage.scene.nat_gateway(OTHER, owner=OWN)
-    stage.world.deny("DescribeNetworkInterfaces")
+    stage.world.weather("DescribeNetworkInterfaces", effect)
     ran = stage.drain()
     assert ran.code == 0, ran
     assert "WARN looking for peers: " in ran.stderr
@@ -79,7 +85,7 @@ def test_unhealthy_peers_are_passed_over_each_with_its_reason(stage):
     assert {one["target"]: one["reason"] for one in ran.json["candidates"]} == reasons
     assert not any(one["healthy"] for one in ran.json["candidates"])
     assert ran.code == 1, ran
-    assert ran.error.startswith(f"1 of 1 route tables still lead here: {stage.table}: ")
+    assert ran.error.startswith(f"1 of 1 route tables were not handed over: {stage.table}: ")
     for target, reason in reasons.items():
         assert f"{target}: {reason}" in ran.error
     assert stage.nat.owns(stage.table)
