@@ -113,7 +113,7 @@ impl Report {
         }
         let (all, n) = (self.rows.len(), lost.len());
         bail!(
-            "{n} of {all} route tables still lead here: {}",
+            "{n} of {all} route tables were not handed over: {}",
             lost.join("; ")
         );
     }

@@ -36,7 +36,7 @@ pub enum Outcome {
     HandedOver,
     /// Somebody else took it first.
     Taken,
-    /// It still leads here.
+    /// It still leads here, or to a successor that is gone since.
     Failed(String),
 }
 

@@ -135,7 +135,7 @@ def test_nobody_to_hand_over_to(stage, flags):
     ran = stage.drain(*flags)
     assert ran.code == 1, ran
     assert ran.error == (
-        f"1 of 1 route tables still lead here: {stage.table}: "
+        f"1 of 1 route tables were not handed over: {stage.table}: "
         "there is no other NAT instance with a route and no standby NAT gateway"
     )
     assert stage.nat.owns(stage.table)
@@ -341,7 +341,7 @@ def test_one_table_of_two_is_denied(stage, peer):
     assert ran.code == ran.json["exit_code"] == 3, ran
     assert ran.error == ran.json["error"]
     assert ran.error.startswith(
-        f"1 of 2 route tables still lead here: {stage.table}: "
+        f"1 of 2 route tables were not handed over: {stage.table}: "
         f"replacing the default route of {stage.table}: "
     )
     assert "UnauthorizedOperation" in ran.error
@@ -349,6 +349,22 @@ def test_one_table_of_two_is_denied(stage, peer):
     assert results == {stage.table: "failed", other: "handed_over"}
     assert stage.nat.owns(stage.table)
     assert peer.owns(other)
+
+
+def test_a_successor_that_goes_before_ec2_shows_it(stage, peer):
+    """The table leads there all the same, and to nobody."""
+    stage.world.stale_reads(reads=6)
+    with stage.start("--output", "json") as running:
+        stage.world.wait_for("ReplaceRoute")
+        stage.world.ec2.terminate_instances(InstanceIds=[peer.instance])
+        ran = running.wait()
+    assert ran.code == 1, ran
+    gone = f"{peer.instance}/{peer.interface} is gone since"
+    assert ran.error == f"1 of 1 route tables were not handed over: {stage.table}: {gone}"
+    [row] = ran.json["tables"]
+    assert row["result"] == "failed"
+    assert row["before"] != row["after"]
+    assert peer.interface in row["after"]
 
 
 def test_success_is_said_when_ec2_shows_it(stage, peer):

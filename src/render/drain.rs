@@ -62,7 +62,11 @@ fn after(report: &Report, row: &Row) -> Option<String> {
         (Outcome::Accepted | Outcome::HandedOver | Outcome::Taken, _) => {
             row.after.as_ref().map(ToString::to_string)
         }
-        _ => row.table.default_route.as_ref().map(ToString::to_string),
+        _ => row
+            .after
+            .as_ref()
+            .or(row.table.default_route.as_ref())
+            .map(ToString::to_string),
     }
 }
 
