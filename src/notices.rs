@@ -10,7 +10,6 @@ use std::str::FromStr;
 use anyhow::Result;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::identity::Metadata;
 use crate::ids::Malformed;
@@ -18,8 +17,8 @@ use crate::ids::Malformed;
 /// All of it, as far as it has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notices {
-    /// Since when the group has been terminating the instance, as far as this process knows.
-    pub terminated: Option<Instant>,
+    /// That the group is terminating the instance.
+    pub terminated: bool,
     /// That EC2 takes a Spot Instance back.
     pub interruption: Option<Interruption>,
     /// That EC2 is about to; when it said so.

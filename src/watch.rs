@@ -101,10 +101,10 @@ impl Watch<'_> {
             self.look_for("the target lifecycle state", || async {
                 let terminated = Notices::terminated(metadata).await?;
                 self.notices.send_if_modified(|known| {
-                    let is_new = terminated && known.terminated.is_none();
+                    let is_new = terminated && !known.terminated;
                     if is_new {
                         tracing::info!("the Auto Scaling group is terminating this instance");
-                        known.terminated = Some(Instant::now());
+                        known.terminated = true;
                     }
                     is_new
                 });
@@ -153,7 +153,7 @@ impl Watch<'_> {
 
     /// Whether what was noticed is a reason to leave.
     fn leaves(&self, notices: &Notices) -> bool {
-        notices.terminated.is_some()
+        notices.terminated
             || notices.interruption.is_some()
             || (self.settings.drain_on_rebalance && notices.rebalance.is_some())
     }

@@ -130,6 +130,24 @@ def test_a_table_that_comes_back_and_cannot_go_holds_the_hook(stage, peer):
     assert replacement.owns(stage.table)
 
 
+@group(timeout=30)
+def test_a_table_that_comes_before_the_hook_could_be_answered_holds_it(stage, peer):
+    """While nobody can see that it did."""
+    stage.world.deny("CompleteLifecycleAction")
+    watch = stage.watch(linger="0s")
+    stage.leave()
+    watch.wait_said("WARN answering the terminating hook")
+    stage.world.weather("DescribeRouteTables", Hang())
+    [late] = stage.scene.add_tables(1, default=stage.nat.interface)
+    stage.world.allow("CompleteLifecycleAction")
+    beats = len(stage.world.calls(HEARTBEAT))
+    stage.world.wait_for(HEARTBEAT, beats + 2, timeout=30)
+    assert stage.world.completions == []
+    stage.world.calm()
+    stage.wait_completed()
+    assert peer.owns(late)
+
+
 def test_the_group_takes_its_time_until_the_hook_waits(stage, peer):
     """As one behind a load balancer does. It is no reason to hurry."""
     watch = stage.watch(**PATIENT)

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Watch;
 use crate::autoscaling::{Answer, Hook, Listed, Transition, choose};
-use crate::config::{ASKING_TIME, LAST_MOMENT, PENDING_INTERVAL, RETRY_INTERVAL, STEP_TIME};
+use crate::config::{ASKING_TIME, LAST_MOMENT, LEAVING_INTERVAL, RETRY_INTERVAL, STEP_TIME};
 
 /// What a heartbeat gets even where the time is up.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -59,9 +59,7 @@ impl Watch<'_> {
     pub(super) async fn keep_hook(&self) {
         let mut notices = self.notices.subscribe();
         // It lives as long as this.
-        let _ = notices
-            .wait_for(|notices| notices.terminated.is_some())
-            .await;
+        let _ = notices.wait_for(|notices| notices.terminated).await;
         let Some(mut waiting) = self.waiting_hook().await else {
             tracing::warn!("no terminating hook holds this instance: it may end any moment");
             self.hold.send_replace(Hold::No);
@@ -101,7 +99,7 @@ impl Watch<'_> {
                 Some(Held::Not) => return None,
                 Some(Held::Soon) => {
                     self.hold.send_replace(Hold::Asking);
-                    sleep(PENDING_INTERVAL).await;
+                    sleep(LEAVING_INTERVAL).await;
                 }
                 None => {
                     // Nobody knows how long it still holds: the routes had better go.
@@ -158,7 +156,7 @@ impl Watch<'_> {
         let reserve = LAST_MOMENT.min(hook.heartbeat / 10);
         let third = hook.heartbeat / 3;
         // What was found before does not count: a table may have come since.
-        let noticed = self.notices.borrow().terminated;
+        let from = Some(Instant::now());
         let mut left = self.left.subscribe();
         loop {
             let sent = Instant::now();
@@ -168,7 +166,7 @@ impl Watch<'_> {
                 .autoscaling
                 .heartbeat(instance, group, &hook.name);
             let beat = tokio::select! {
-                _ = left.wait_for(|looked| *looked >= noticed) => return Ended::Left,
+                _ = left.wait_for(|looked| *looked >= from) => return Ended::Left,
                 beat = self.session.within(patience.max(LEAST_PATIENCE), beat) => beat,
             };
             let mut beats = false;
@@ -193,7 +191,7 @@ impl Watch<'_> {
             }
             let last = *sure - reserve;
             tokio::select! {
-                _ = left.wait_for(|looked| *looked >= noticed) => return Ended::Left,
+                _ = left.wait_for(|looked| *looked >= from) => return Ended::Left,
                 () = sleep_until(last.min(sent + third)) => {}
             }
             // An instance that stood still may find its hook waiting all the same.

@@ -39,6 +39,7 @@ impl Watch<'_> {
     /// has to go, too.
     pub(super) async fn leave(&self) {
         let mut notices = self.notices.subscribe();
+        let mut hold = self.hold.subscribe();
         // It lives as long as this.
         let _ = notices.wait_for(|notices| self.leaves(notices)).await;
         let began = Instant::now();
@@ -77,10 +78,11 @@ impl Watch<'_> {
                     LEAVING_INTERVAL.min(self.settings.linger.max(LEAVING_INTERVAL / 10))
                 }
             };
-            // More urgent ones are not waited out.
+            // What may be more urgent is not waited out.
             tokio::select! {
                 () = sleep_until(looked + pause) => {}
                 _ = notices.changed() => {}
+                _ = hold.changed() => {}
             }
         }
     }
@@ -125,7 +127,7 @@ impl Watch<'_> {
             return began;
         }
         let patient = began + self.settings.drain_wait;
-        match (terminated.is_some(), *self.hold.borrow()) {
+        match (terminated, *self.hold.borrow()) {
             (true, Hold::No) => began,
             (true, Hold::For(since, until)) => {
                 patient.min(until - HANDOVER_RESERVE.min((until - since) / 2))
