@@ -222,8 +222,10 @@ def test_a_size_that_cannot_be_set_here_is_not_asked_for_in_vain(nat):
     "flags",
     [
         ["--conntrack-max", "0"],
+        ["--conntrack-max", "2147483648"],
         ["--conntrack-buckets", "many"],
         ["--conntrack-established", "0s"],
+        ["--conntrack-established", "25days"],
         ["--conntrack-established", "1500ms"],
         ["--source", "10.0.0.0/33"],
         ["--source", "2001:db8::/32"],

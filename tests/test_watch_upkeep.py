@@ -204,7 +204,7 @@ def test_it_begins_once_imds_says_who_it_is(stage, peer, path):
     ("flags", "named"),
     [
         (["--interval", "1ms"], "--interval 1ms"),
-        (["--interval", "2m"], "--interval 2m"),
+        (["--interval", "11s"], "--interval 11s"),
         (["--upkeep-interval", "0s"], "--upkeep-interval 0s"),
         (["--drain-wait", "soon"], "--drain-wait"),
         (["--drain-wait", "3days"], "--drain-wait 3days"),

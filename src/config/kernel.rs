@@ -78,17 +78,26 @@ impl Kernel {
     }
 }
 
-/// Fewer than 1024 would stop the instance's own traffic; none at all means no limit.
+/// Fewer than 1024 would stop the instance's own traffic; none at all means no limit. The kernel
+/// counts in 32 bits with a sign.
 fn entries(flag: &str, text: &str) -> Result<u32> {
-    let number = text.parse().ok().filter(|number| *number >= 1024);
-    number.with_context(|| format!("{flag} {text:?}: must be a number from 1024 on"))
+    const MOST: u32 = i32::MAX.cast_unsigned();
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1024..=MOST).contains(number));
+    number.with_context(|| format!("{flag} {text:?}: must be a number from 1024 to {MOST}"))
 }
 
+/// The kernel counts in ticks, of which there may be 1000 a second, in 32 bits with a sign.
 fn whole_seconds(text: &str) -> Result<Duration> {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_hours(24 * 24);
     let time = humantime::parse_duration(text).ok();
-    time.filter(|time| *time >= Duration::from_secs(1) && time.subsec_nanos() == 0)
+    time.filter(|time| (LEAST..=MOST).contains(time) && time.subsec_nanos() == 0)
         .with_context(|| {
-            format!("--conntrack-established {text:?}: must be whole seconds, such as 2h")
+            format!(
+                "--conntrack-established {text:?}: must be whole seconds, such as 2h, and 24 days \
+                 at most"
+            )
         })
 }
 

@@ -33,10 +33,12 @@ impl WatchSettings {
     pub fn new(args: &WatchArgs) -> Result<Self> {
         const SECOND: Duration = Duration::from_secs(1);
         let (tenth, minute, hour) = (SECOND / 10, SECOND * 60, SECOND * 3600);
+        // A hook waits for 30 s, and may have begun to before it is noticed.
+        let often = SECOND * 10;
         Ok(Self {
             owner_tag: owner_tag(&args.owner.owner_tag)?,
             kernel: Kernel::new(&args.kernel)?,
-            interval: between("--interval", args.interval, tenth, minute)?,
+            interval: between("--interval", args.interval, tenth, often)?,
             upkeep_interval: between("--upkeep-interval", args.upkeep_interval, SECOND, hour)?,
             // A hook waits for two days at most.
             drain_wait: between("--drain-wait", args.drain_wait, Duration::ZERO, hour * 48)?,
