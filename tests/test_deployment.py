@@ -165,6 +165,23 @@ def test_a_nat_that_is_terminated_serves_until_its_replacement_does(stage, packe
     assert report.addresses[-1] == stage.public(new)
 
 
+def test_a_stack_that_is_deleted_goes_once_nothing_leads_to_its_nats(stage, packed):
+    """Nobody could take their routes: until then they serve."""
+    stack, nat = deploy_serving(stage, {**where(packed), "Settings": "HANAT_DRAIN_WAIT=0s"})
+    with stage.connected_probe() as probe:
+        stack.delete()
+        stage.vpc.wait_until(lambda: "there is no other NAT instance" in stage.vpc.log(nat))
+        report = probe.stop()
+    assert (report.failed, report.lost, report.cut) == (0, 0, 0), report
+    assert stack.status == "DELETE_IN_PROGRESS"
+    stage.world.ec2.delete_route(
+        RouteTableId=stage.scene.private_tables[OWN], DestinationCidrBlock="0.0.0.0/0"
+    )
+    stage.wait_off(nat)
+    stage.vpc.wait_until(lambda: stack.status == "DELETE_COMPLETE")
+    assert_let_go(stage, nat)
+
+
 def test_a_watch_that_dies_in_the_middle_of_a_drain_is_started_again_and_ends_it(
     image, world, packed
 ):

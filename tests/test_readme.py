@@ -110,8 +110,16 @@ def test_two_commands_deploy_the_whole_vpc_and_others_update_and_remove_it(world
     refreshes = world.autoscaling.describe_instance_refreshes(AutoScalingGroupName=group)
     assert [r["Status"] for r in refreshes["InstanceRefreshes"]] == ["InProgress"]
 
-    [remove] = re.findall("`(aws cloudformation delete-stack .*?)`", README)
-    run(world, dist.parent, remove)
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+    tables = [outputs[f"PrivateRouteTable{zone}"] for zone in "AB"]
+    nat = world.ec2.describe_network_interfaces()["NetworkInterfaces"][0]["NetworkInterfaceId"]
+    for table in tables:
+        world.ec2.create_route(
+            RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NetworkInterfaceId=nat
+        )
+    run(world, dist.parent, commands("delete-stack").replace("vpc-…", outputs["Vpc"]))
+    assert stack(world)["StackStatus"] == "DELETE_IN_PROGRESS"
+    assert [world.default_route(table) for table in tables] == [None, None]
     world.clock.advance(3600)
     world.wait_until(lambda: world.client("cloudformation").describe_stacks()["Stacks"] == [])
 
