@@ -33,8 +33,8 @@ _MODULES = (
 )
 _LEFT_OUT = ("boot", "usr/share", "var")
 
-# The first process. It says on the console when it is ready, and then runs scripts that are sent to
-# its port, one at a time.
+# The first process. It runs scripts that are sent to its port, one at a time, and says on the
+# console when they may be.
 _INIT = """\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -47,8 +47,12 @@ ip link set lo up
 ip link set eth0 name "$interface" up
 ip address add "$address" dev "$interface"
 ip route add default via "$gateway"
+nc -ll -p "$port" -e sh &
+until netstat -ltn | grep -q ":$port "; do
+    usleep 10000
+done
 echo ready
-exec nc -ll -p "$port" -e sh
+wait
 """
 
 
