@@ -98,16 +98,22 @@ impl Watch<'_> {
                 Some(Held::By(waiting)) => return Some(waiting),
                 Some(Held::Not) => return None,
                 Some(Held::Soon) => {
-                    self.hold.send_replace(Hold::Asking);
+                    self.set_hold(Hold::Asking);
                     sleep(LEAVING_INTERVAL).await;
                 }
                 None => {
                     // Nobody knows how long it still holds: the routes had better go.
-                    self.hold.send_replace(Hold::No);
+                    self.set_hold(Hold::No);
                     sleep(RETRY_INTERVAL).await;
                 }
             }
         }
+    }
+
+    /// Tells of it only where it is new: who leaves looks at the tables at once then.
+    fn set_hold(&self, hold: Hold) {
+        self.hold
+            .send_if_modified(|known| std::mem::replace(known, hold) != hold);
     }
 
     async fn held(&self) -> Result<Held> {
