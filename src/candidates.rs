@@ -47,10 +47,9 @@ pub async fn find(
     let (in_time, gateways) = tokio::join!(in_time, gateways);
     let gateways: Vec<Gateway> = gateways.unwrap_or_default();
     let peers = match in_time {
-        Ok(peers) => peers,
         // They are all that there may be.
         Err(_) if gateways.is_empty() => peers.await,
-        Err(late) => Err(late),
+        in_time => in_time.flatten(),
     };
     let peers = match peers {
         Err(error) if gateways.is_empty() => return Err(error),

@@ -102,7 +102,8 @@ def test_two_commands_deploy_the_whole_vpc_and_others_update_and_remove_it(world
 
     fill(dist, "1.0.0")
     package(world, dist, packs)
-    [group] = [o["OutputValue"] for o in made["Outputs"] if o["OutputKey"] == "NatGroupA"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+    group = outputs["NatGroupA"]
     said = run(world, dist.parent, commands("update-stack").replace("GROUP", group))
     assert group in said
     assert stack(world)["StackStatus"] == "UPDATE_COMPLETE"
@@ -110,7 +111,6 @@ def test_two_commands_deploy_the_whole_vpc_and_others_update_and_remove_it(world
     refreshes = world.autoscaling.describe_instance_refreshes(AutoScalingGroupName=group)
     assert [r["Status"] for r in refreshes["InstanceRefreshes"]] == ["InProgress"]
 
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
     tables = [outputs[f"PrivateRouteTable{zone}"] for zone in "AB"]
     nat = world.ec2.describe_network_interfaces()["NetworkInterfaces"][0]["NetworkInterfaceId"]
     for table in tables:

@@ -57,17 +57,13 @@ fn reason(outcome: &Outcome) -> Option<&str> {
 
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
 fn after(report: &Report, row: &Row) -> Option<String> {
-    match (&row.outcome, &row.to) {
-        (Outcome::Planned, Some(to)) if report.dry_run => Some(to.to_string()),
-        (Outcome::Accepted | Outcome::HandedOver | Outcome::Taken, _) => {
-            row.after.as_ref().map(ToString::to_string)
-        }
-        _ => row
-            .after
-            .as_ref()
-            .or(row.table.default_route.as_ref())
-            .map(ToString::to_string),
-    }
+    let route = match (&row.outcome, &row.to) {
+        (Outcome::Planned, Some(to)) if report.dry_run => return Some(to.to_string()),
+        (Outcome::Accepted | Outcome::HandedOver | Outcome::Taken, _) => row.after.as_ref(),
+        // It may not have been read since.
+        _ => row.after.as_ref().or(row.table.default_route.as_ref()),
+    };
+    route.map(ToString::to_string)
 }
 
 /// For people.
