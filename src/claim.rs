@@ -2,6 +2,7 @@
 //! ends in `conclude`, so that a hook that waits gets its answer.
 
 mod conclude;
+mod misused;
 
 use std::time::Instant;
 
@@ -22,6 +23,8 @@ use crate::report::{Lifecycle, Outcome, Report, Row};
 use crate::routes::{self, ANY, Nat, Step, Table};
 use crate::session::Session;
 use crate::troubles::Troubles;
+
+pub use misused::abandon_launch;
 
 /// Runs the claim. What went wrong is in the report, too.
 pub async fn run(settings: &ClaimSettings) -> Report {
@@ -232,10 +235,14 @@ impl Run<'_> {
 
     /// Reads back until EC2 shows what it accepted.
     async fn verify(&self, nat: &Nat, report: &mut Report) -> Result<()> {
+        let lag = config::READS_LAG.min(self.settings.deadline / 4);
+        let began = Instant::now();
         let mut wait = config::VERIFY_INTERVAL;
         let mut open = report.unverified();
         while open.is_some() {
-            self.look(nat, report).await.context("reading back")?;
+            let may_lag = began.elapsed() < lag;
+            let looked = self.look(nat, report, may_lag).await;
+            looked.context("reading back")?;
             open = report.unverified();
             if let Some(open) = &open {
                 self.session.troubles.note("reading back", open);
@@ -247,8 +254,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One look at what EC2 shows now.
-    async fn look(&self, nat: &Nat, report: &mut Report) -> Result<()> {
+    /// One look at what EC2 shows now; whether that may lag behind what was changed.
+    async fn look(&self, nat: &Nat, report: &mut Report, may_lag: bool) -> Result<()> {
         let check_was_on = report.check_is_on;
         let check = async {
             if check_was_on {
@@ -260,7 +267,8 @@ impl Run<'_> {
         let (tables, check_is_on) = tokio::try_join!(self.tables(nat), check)?;
         report.check_is_on = check_is_on;
         for row in &mut report.rows {
-            row.settle(tables.iter().find(|table| table.id == row.table.id), nat);
+            let now = tables.iter().find(|table| table.id == row.table.id);
+            row.settle(now, nat, may_lag);
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ Exit codes:
   0  done, or nothing to do
   1  failed; the last line on standard error says why
   2  wrong usage
-  3  some tables were refused or failed, others are done";
+  3  some tables were refused, all others are done; it is the same the next time
+  4  some tables failed, others are done";
 
 const AFTER_HELP_WATCH: &str = "\
 Exit codes:

@@ -70,6 +70,10 @@ pub const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait between two reads that verify: Describe calls refill at 20 a second.
 pub const MAX_VERIFY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long EC2's reads may show what was before a change: mostly under a second, and nowhere
+/// is a most given (EC2 API reference, "Eventual consistency"). At most a quarter of the deadline.
+pub const READS_LAG: Duration = Duration::from_secs(10);
+
 /// Wait between two looks at an instance that its group has not moved to `Pending:Wait` yet.
 pub const PENDING_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -2,7 +2,7 @@
 //!
 //! `hanat claim` runs once, at boot or by hand:
 //!
-//! 1. flags and variables → settings (`cli`, `config`)
+//! 1. flags and variables → settings (`usage`, `cli`, `config`)
 //! 2. who am I? IMDSv2 (`session`, `identity`)
 //! 3. at the same time: which tables are tagged, can I forward, does a hook wait?
 //!    (`ec2`, `kernel`, `egress`, `autoscaling`)
@@ -18,8 +18,8 @@
 //! 5. tables + candidates → who gets which (`successors`)
 //! 6. read again, change, read back (`handover`)
 //!
-//! Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 some tables refused or
-//! failed while others are done.
+//! Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 tables refused while all others
+//! are done, 4 some tables failed while others are done.
 
 mod autoscaling;
 mod aws;
@@ -47,23 +47,27 @@ mod routes;
 mod session;
 mod successors;
 mod troubles;
+mod usage;
 mod watch;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result};
-use clap::Parser;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::cli::{ClaimArgs, Cli, Command, DrainArgs, Format, LogLevel};
+use crate::cli::{ClaimArgs, Command, DrainArgs, Format, LogLevel};
 use crate::config::{ClaimSettings, DrainSettings, WatchSettings};
 use crate::report::exit;
+use crate::usage::Misuse;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(misuse) => return misused(&misuse),
+    };
     start_log(cli.log_format, cli.log_level);
     let done = match &cli.command {
         Command::Claim(args) => ClaimSettings::new(args).map(|settings| claim(args, &settings)),
@@ -73,7 +77,48 @@ fn main() -> ExitCode {
     match done {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => failed(&error, exit::FAILED),
-        Err(error) => failed(&error, exit::USAGE),
+        Err(error) => {
+            // Before the answer, after which this instance may be gone any moment.
+            let code = failed(&error, exit::USAGE);
+            if matches!(cli.command, Command::Claim(_)) {
+                abandon_launch();
+            }
+            code
+        }
+    }
+}
+
+/// Tells what is wrong with how this was called, or gives the help that was asked for.
+fn misused(misuse: &Misuse) -> ExitCode {
+    start_log(Format::Text, LogLevel::Info);
+    match misuse {
+        Misuse::Arguments(error) => {
+            // Where nobody listens there is nobody to tell.
+            let _ = error.print();
+            if !error.use_stderr() {
+                return ExitCode::from(exit::DONE);
+            }
+        }
+        Misuse::Variables(error) => tracing::error!("{error:#}"),
+    }
+    if usage::are_for("claim", std::env::args_os()) {
+        abandon_launch();
+    }
+    ExitCode::from(exit::USAGE)
+}
+
+/// A claim that cannot begin may be a first boot's: the group is told. At a terminal there is a
+/// person, and no boot.
+fn abandon_launch() {
+    if std::io::stderr().is_terminal() {
+        return;
+    }
+    match run(claim::abandon_launch()) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(error) => {
+            let error = error.context("answering the lifecycle hook");
+            tracing::warn!("{error:#}");
+        }
     }
 }
 

@@ -19,8 +19,10 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// Wrong usage; the number is the one clap ends with.
     pub const USAGE: u8 = 2;
-    /// Some tables refused or failed, others claimed.
-    pub const PARTIAL: u8 = 3;
+    /// Some tables refused, or all; every other one is done. It is the same the next time.
+    pub const REFUSED: u8 = 3;
+    /// Some tables failed, others are done. The next time may do better.
+    pub const PARTIAL: u8 = 4;
 }
 
 /// A run's report, filled as the run goes on.
@@ -79,7 +81,7 @@ pub enum Outcome {
     Claimed,
     /// It led here before.
     Kept,
-    /// Another instance claimed it right after this one.
+    /// Another instance claimed it right after this one, or somebody put it back.
     Superseded,
     /// It must not be touched.
     Refused(String),
@@ -137,9 +139,10 @@ impl Row {
     }
 
     /// Takes in what the table shows now, if its change is under way. Reads are eventually
-    /// consistent: what it showed before the change counts for nothing, and that it leads
-    /// elsewhere or is gone counts only when it is seen twice in a row.
-    pub fn settle(&mut self, now: Option<&Table>, nat: &Nat) {
+    /// consistent: that it leads elsewhere or is gone counts only when it is seen twice in a row,
+    /// and that it leads where it led before the change counts only when reads no longer lag
+    /// behind (`may_lag`): then somebody has put it back.
+    pub fn settle(&mut self, now: Option<&Table>, nat: &Nat, may_lag: bool) {
         if !matches!(self.outcome, Outcome::Accepted | Outcome::Planned) {
             return;
         }
@@ -159,12 +162,17 @@ impl Row {
         } else if let Some(route) = &now.default_route
             && accepted
             && now.default_route == self.after
-            && now.default_route != self.table.default_route
         {
-            self.outcome = match route.target {
-                Target::Instance { .. } => Outcome::Superseded,
-                _ => Outcome::Failed(format!("{id}: somebody else made it lead to {route}")),
-            };
+            let as_before = now.default_route == self.table.default_route;
+            match route.target {
+                _ if as_before && (may_lag || route.blackhole) => {}
+                Target::Instance { .. } => self.outcome = Outcome::Superseded,
+                _ if as_before => self.outcome = Outcome::Superseded,
+                _ => {
+                    let why = format!("{id}: somebody else made it lead to {route}");
+                    self.outcome = Outcome::Failed(why);
+                }
+            }
         }
         self.after.clone_from(&now.default_route);
     }
@@ -263,11 +271,20 @@ impl Report {
 
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
+        if self.error.is_none() {
+            return exit::DONE;
+        }
+        let refused = |row: &&Row| matches!(row.outcome, Outcome::Refused(_));
         let fine = self.rows.iter().filter(|row| self.is_fine(row)).count();
-        match &self.error {
-            None => exit::DONE,
-            Some(_) if 0 < fine && fine < self.rows.len() && !self.unanswered => exit::PARTIAL,
-            Some(_) => exit::FAILED,
+        let refused = self.rows.iter().filter(refused).count();
+        let failed = self.rows.len() - fine - refused;
+        let forwards = self.kernel.is_some() && (self.dry_run || !self.check_is_on);
+        if !self.unanswered && failed == 0 && refused > 0 && forwards {
+            exit::REFUSED
+        } else if !self.unanswered && failed > 0 && fine > 0 {
+            exit::PARTIAL
+        } else {
+            exit::FAILED
         }
     }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pyroute2 import IPRoute
 
 # The namespaces that the process was started in, for whatever it starts in turn.
-OUTSIDE = "HANAT_ISOLATED_FROM"
+OUTSIDE = "ISOLATED_FROM"
 
 
 def isolate(before_exec: Callable[[], None] = lambda: None) -> bool:

@@ -266,23 +266,71 @@ def test_another_owner_tag(nat):
     assert nat.route(table) is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "env", "named"),
-    [
-        (["--deadline", "soon"], {}, "--deadline"),
-        (["--deadline", "0s"], {}, "--deadline"),
-        (["--probe-url", "ftp://127.0.0.1/"], {}, "--probe-url"),
-        (["--owner-tag", ""], {}, "--owner-tag"),
-        (["--no-such-flag"], {}, "--no-such-flag"),
-        ([], {"HANAT_OUTPUT": "xml"}, "xml"),
-        ([], {"HANAT_DRY_RUN": "perhaps"}, "perhaps"),
-    ],
-)
-def test_wrong_usage_is_named_and_touches_nothing(nat, flags, env, named):
+MISUSES = [
+    (["--deadline", "soon"], {}, "--deadline"),
+    (["--deadline", "0s"], {}, "--deadline"),
+    (["--probe-url", "ftp://127.0.0.1/"], {}, "--probe-url"),
+    (["--owner-tag", ""], {}, "--owner-tag"),
+    (["--no-such-flag"], {}, "--no-such-flag"),
+    ([], {"HANAT_OUTPUT": "xml"}, "xml"),
+    ([], {"HANAT_DRY_RUN": "perhaps"}, "perhaps"),
+    ([], {"HANAT_SOURCES": "10.0.0.0/8"}, '"HANAT_SOURCES" (did you mean HANAT_SOURCE?)'),
+    ([], {"HANAT_UPKEEP_INTERVALL": "1s"}, "did you mean HANAT_UPKEEP_INTERVAL?"),
+]
+
+
+@pytest.mark.parametrize(("flags", "env", "named"), MISUSES)
+def test_wrong_usage_is_named_and_ends_the_launch(nat, flags, env, named):
     ran = nat.claim(*flags, env=env)
     assert ran.code == 2, ran
     assert named in ran.stderr
     assert ran.stdout == ""
+    assert nat.answers == ["ABANDON"]
+    assert nat.changes == {"CompleteLifecycleAction": 1}
+    assert nat.state == "Terminated"
+
+
+def test_wrong_usage_in_service_touches_nothing(scene):
+    nat = Nat(scene, scene.launch_group(OWN, hook=False))
+    ran = nat.claim("--no-such-flag")
+    assert ran.code == 2, ran
+    assert nat.changes == {}
+    assert nat.state == "InService"
+
+
+def test_wrong_usage_without_a_group_calls_nobody(scene):
+    nat = Nat(scene, scene.launch_instance(scene.public_subnets[OWN]))
+    ran = nat.claim("--deadline", "0s")
+    assert ran.code == 2, ran
     assert nat.called == {}
-    assert nat.world.imds_calls() == []
-    assert nat.state == "Pending:Wait"
+
+
+def test_wrong_usage_before_the_hook_waits(nat):
+    nat.world.set_lifecycle_state(nat.instance, "Pending")
+    with nat.start(env={"HANAT_SOURCES": "10.0.0.0/8"}) as running:
+        nat.world.wait_for("DescribeAutoScalingInstances", 2)
+        nat.world.set_lifecycle_state(nat.instance, "Pending:Wait")
+        ran = running.wait()
+    assert ran.code == 2, ran
+    assert nat.answers == ["ABANDON"]
+
+
+def test_wrong_usage_where_the_group_cannot_be_asked(nat):
+    nat.world.deny("DescribeAutoScalingInstances")
+    ran = nat.claim("--no-such-flag")
+    assert ran.code == 2, ran
+    assert "--no-such-flag" in ran.stderr
+    assert "AccessDenied" in ran.stderr
+
+
+def test_settings_of_other_commands_are_no_misuse(nat):
+    """All units read one file."""
+    ran = nat.claim(env={"HANAT_INTERVAL": "1s", "HANAT_TO": "", "HANAT_LINGER": "never"})
+    assert ran.code == 0, ran
+
+
+def test_help_is_given_whatever_the_variables(nat):
+    ran = nat.claim("--help", env={"HANAT_SOURCES": "10.0.0.0/8"})
+    assert ran.code == 0, ran
+    assert "--source <CIDR>" in ran.stdout
+    assert nat.called == {}

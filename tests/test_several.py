@@ -64,6 +64,31 @@ def test_a_table_that_another_nat_takes_before_the_read_back(nat):
     assert nat.answers == ["CONTINUE"]
 
 
+@pytest.mark.parametrize("former", ["another NAT", "a NAT gateway"])
+def test_a_route_that_somebody_puts_back_before_the_read_back(nat, former):
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [shared] = nat.scene.add_tables(
+        1, default=peer.interface if former == "another NAT" else "natgw"
+    )
+    before = nat.route(shared).target
+    nat.world.weather(
+        "DescribeRouteTables", Latency(0.5), skip=1, match={"Filter.1.Name": "vpc-id"}
+    )
+    target = "NetworkInterfaceId" if former == "another NAT" else "NatGatewayId"
+    with nat.start("--output", "json", "--deadline", "30s") as running:
+        nat.world.wait_for("ReplaceRoute")
+        nat.world.wait_until(lambda: nat.owns(shared))
+        nat.world.ec2.replace_route(
+            RouteTableId=shared, DestinationCidrBlock="0.0.0.0/0", **{target: before}
+        )
+        ran = running.wait()
+    assert ran.code == 0, ran
+    row = next(r for r in ran.json["tables"] if r["route_table_id"] == shared)
+    assert row["result"] == "superseded"
+    assert nat.route(shared).target == before, "nobody fights for a table"
+    assert nat.answers == ["CONTINUE"]
+
+
 def test_a_table_that_is_given_to_a_nat_gateway_before_the_read_back(nat):
     [shared] = nat.scene.add_tables(1)
     gateway = nat.scene.nat_gateway()
@@ -77,7 +102,7 @@ def test_a_table_that_is_given_to_a_nat_gateway_before_the_read_back(nat):
             RouteTableId=shared, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway
         )
         ran = running.wait()
-    assert ran.code == 3, ran
+    assert ran.code == 4, ran
     assert f"{shared}: somebody else made it lead to {gateway}" in ran.error
     assert nat.route(shared).target == gateway
 

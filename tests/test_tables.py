@@ -90,7 +90,7 @@ def test_nothing_but_refused_tables(nat):
     table = nat.scene.private_tables[OWN]
     nat.world.ec2.delete_tags(Resources=[table], Tags=[{"Key": OWNER_TAG}])
     ran = nat.claim()
-    assert ran.code == 1, ran
+    assert ran.code == 3, ran
     assert "none of 2 route tables claimed" in ran.error
     assert nat.answers == ["ABANDON"]
 
@@ -118,7 +118,7 @@ def test_a_table_deleted_between_read_and_replace(nat):
         nat.world.wait_for("CreateRoute")
         nat.world.ec2.delete_route_table(RouteTableId=doomed)
         ran = running.wait()
-    assert ran.code == 3, ran
+    assert ran.code == 4, ran
     assert doomed in ran.error
     assert "InvalidRouteTableID.NotFound" in ran.error
     assert nat.owns(nat.scene.private_tables[OWN])
@@ -164,7 +164,7 @@ def test_an_internet_gateway_that_came_between_read_and_create_is_left_alone(nat
             GatewayId=nat.scene.internet_gateway,
         )
         ran = running.wait()
-    assert ran.code == 3, ran
+    assert ran.code == 4, ran
     assert f"{table}: somebody else made it lead to {nat.scene.internet_gateway}" in ran.error
     assert nat.route(table).target == nat.scene.internet_gateway
 

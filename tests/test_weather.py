@@ -154,7 +154,7 @@ def test_ec2_denies(nat, action, doing):
 def test_ec2_denies_replacing_only(replacing):
     replacing.world.deny("ReplaceRoute")
     ran = replacing.claim()
-    assert ran.code == 3, ran
+    assert ran.code == 4, ran
     assert "1 of 2 route tables not claimed: replacing the default route of rtb-" in ran.error
     assert "UnauthorizedOperation" in ran.error
     assert replacing.owns(replacing.scene.private_tables[OWN])

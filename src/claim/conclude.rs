@@ -52,7 +52,7 @@ impl Run<'_> {
         let Some(nat) = nat.filter(|_| !report.is_settled()) else {
             return;
         };
-        let (time, look) = (self.settings.answer_time / 2, self.look(&nat, report));
+        let (time, look) = (self.settings.answer_time / 2, self.look(&nat, report, true));
         if let Err(error) = self.session.within(time, look).await {
             tracing::warn!("reading back a last time: {error:#}");
         }

@@ -44,9 +44,14 @@ fn row(action: Action, outcome: Outcome) -> Row {
 }
 
 fn settled(reads: &[Option<DefaultRoute>]) -> Outcome {
+    settled_late(reads, reads.len())
+}
+
+/// The first so many reads may lag behind the change.
+fn settled_late(reads: &[Option<DefaultRoute>], lag: usize) -> Outcome {
     let mut row = row(Action::Replace, Outcome::Accepted);
-    for read in reads {
-        row.settle(Some(&showing(read.clone())), &nat());
+    for (n, read) in reads.iter().enumerate() {
+        row.settle(Some(&showing(read.clone())), &nat(), n < lag);
     }
     row.outcome
 }
@@ -62,6 +67,27 @@ fn old_state_is_waited_out_however_often_it_is_seen() {
     assert_eq!(settled(&[to(2, false), to(2, false)]), Outcome::Accepted);
     assert_eq!(settled(&[to(1, true)]), Outcome::Accepted);
     assert_eq!(settled(&[None, None]), Outcome::Accepted);
+}
+
+#[test]
+fn what_was_put_back_is_told_from_a_read_that_lags() {
+    let old = || to(2, false);
+    assert_eq!(settled_late(&[old(), old(), old()], 2), Outcome::Superseded);
+    // Once may be a read from a server that is behind the others.
+    assert_eq!(settled_late(&[old()], 0), Outcome::Accepted);
+    // Nobody puts back what leads nowhere.
+    let mut dead = row(Action::Replace, Outcome::Accepted);
+    dead.table.default_route = to(2, true);
+    for _ in 0..3 {
+        dead.settle(Some(&showing(to(2, true))), &nat(), false);
+    }
+    assert_eq!(dead.outcome, Outcome::Accepted);
+    let mut none = row(Action::Create, Outcome::Accepted);
+    none.table.default_route = None;
+    for _ in 0..3 {
+        none.settle(Some(&showing(None)), &nat(), false);
+    }
+    assert_eq!(none.outcome, Outcome::Accepted);
 }
 
 #[test]
@@ -81,11 +107,11 @@ fn another_target_counts_when_seen_twice_in_a_row() {
 #[test]
 fn a_table_that_is_gone_is_lost_when_seen_twice_in_a_row() {
     let mut row = row(Action::Replace, Outcome::Accepted);
-    row.settle(None, &nat());
-    row.settle(Some(&showing(to(2, false))), &nat());
-    row.settle(None, &nat());
+    row.settle(None, &nat(), true);
+    row.settle(Some(&showing(to(2, false))), &nat(), true);
+    row.settle(None, &nat(), true);
     assert_eq!(row.outcome, Outcome::Accepted);
-    row.settle(None, &nat());
+    row.settle(None, &nat(), true);
     assert!(matches!(row.outcome, Outcome::Failed(_)));
 }
 
@@ -93,31 +119,63 @@ fn a_table_that_is_gone_is_lost_when_seen_twice_in_a_row() {
 fn exit_codes_follow_the_rows() {
     let refused = || row(Action::Keep, Outcome::Refused("why".into()));
     let claimed = || row(Action::Replace, Outcome::Claimed);
+    let failed = || row(Action::Replace, Outcome::Failed("why".into()));
+    let planned = || row(Action::Create, Outcome::Planned);
+    let accepted = || row(Action::Create, Outcome::Accepted);
     for (rows, dry_run, code) in [
         (vec![], false, exit::DONE),
         (vec![claimed()], false, exit::DONE),
-        (vec![claimed(), refused()], false, exit::PARTIAL),
-        (vec![refused()], false, exit::FAILED),
-        (
-            vec![row(Action::Create, Outcome::Planned)],
-            true,
-            exit::DONE,
-        ),
-        (
-            vec![row(Action::Create, Outcome::Planned)],
-            false,
-            exit::FAILED,
-        ),
-        (
-            vec![row(Action::Create, Outcome::Accepted)],
-            false,
-            exit::FAILED,
-        ),
+        (vec![claimed(), refused()], false, exit::REFUSED),
+        (vec![refused()], false, exit::REFUSED),
+        (vec![claimed(), failed()], false, exit::PARTIAL),
+        (vec![claimed(), failed(), refused()], false, exit::PARTIAL),
+        (vec![failed(), refused()], false, exit::FAILED),
+        (vec![failed()], false, exit::FAILED),
+        (vec![planned()], true, exit::DONE),
+        (vec![planned(), refused()], true, exit::REFUSED),
+        (vec![planned()], false, exit::FAILED),
+        (vec![accepted()], false, exit::FAILED),
+        (vec![claimed(), accepted()], false, exit::PARTIAL),
     ] {
         let case = format!("{rows:?}");
-        let mut report = Report::new("NATAZ", dry_run);
-        report.rows = rows;
+        let mut report = ready(rows);
+        report.dry_run = dry_run;
         report.error = report.verdict().err();
         assert_eq!(report.exit_code(), code, "{case}");
     }
+}
+
+#[test]
+fn refused_tables_hide_nothing_else_that_is_wrong() {
+    let rows = || {
+        vec![
+            row(Action::Replace, Outcome::Claimed),
+            row(Action::Keep, Outcome::Refused("why".into())),
+        ]
+    };
+    let spoil: [fn(&mut Report); 3] = [
+        |report| report.unanswered = true,
+        |report| report.check_is_on = true,
+        |report| report.kernel = None,
+    ];
+    for spoil in spoil {
+        let mut report = ready(rows());
+        report.error = report.verdict().err();
+        assert_eq!(report.exit_code(), exit::REFUSED);
+        spoil(&mut report);
+        assert_eq!(report.exit_code(), exit::FAILED);
+    }
+}
+
+/// Of an instance that can forward.
+fn ready(rows: Vec<Row>) -> Report {
+    let mut report = Report::new("NATAZ", false);
+    report.rows = rows;
+    report.kernel = Some(Prepared {
+        interface: "ens5".into(),
+        changes: Vec::new(),
+        masquerading_elsewhere: Vec::new(),
+        warnings: Vec::new(),
+    });
+    report
 }
