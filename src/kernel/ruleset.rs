@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use netlink_bindings::nftables::{CmpOps, MetaKeys, NatRangeFlags, PayloadBase};
+use netlink_bindings::nftables::{CmpOps, MetaKeys, PayloadBase};
 
 /// IPv4 and IPv6 together.
 pub const FAMILY_INET: u8 = 1;
@@ -227,10 +227,10 @@ fn returning(mut rule: Rule) -> Rule {
 
 /// The counter counts connections: a NAT chain sees only the first packet of each.
 fn masquerading(mut rule: Rule) -> Rule {
-    // Ports drawn at random, so that two connections that start at the same moment do not settle
-    // for the same one, of which the kernel would drop the second.
-    let flags = NatRangeFlags::ProtoRandomFully as u32;
-    rule.extend([Expr::Counter, Expr::Masquerade { flags }]);
+    // No flags: the kernel keeps a client's port where it is free, and so one outside port for all
+    // destinations (RFC 4787, REQ-1, "endpoint-independent mapping"), and the same one when a
+    // connection that it has forgotten goes on.
+    rule.extend([Expr::Counter, Expr::Masquerade { flags: 0 }]);
     rule
 }
 
@@ -329,7 +329,7 @@ mod tests {
         assert!(!rules[3].iter().any(|expr| matches!(expr, Expr::Mask(_))));
         assert!(matches!(
             rules[5][..],
-            [Expr::Counter, Expr::Masquerade { flags: 16 }]
+            [Expr::Counter, Expr::Masquerade { flags: 0 }]
         ));
     }
 
