@@ -179,6 +179,10 @@ impl Run<'_> {
         };
         let prepared = tokio::task::spawn_blocking(prepare).await;
         let (prepared, took) = prepared.context("setting the kernel up")??;
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
+        let prepared = prepared.ready()?;
         if !dry_run {
             tracing::info!(
                 "{} forwards and masquerades, {} changes in {:.1} ms",
@@ -186,9 +190,6 @@ impl Run<'_> {
                 prepared.changes.len(),
                 took.as_secs_f64() * 1e3
             );
-        }
-        for warning in &prepared.warnings {
-            tracing::warn!("{warning}");
         }
         Ok(prepared)
     }

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 use serde::Serialize;
@@ -49,12 +49,28 @@ pub struct Prepared {
     pub masquerading_elsewhere: Vec<String>,
     /// What deserves a look.
     pub warnings: Vec<String>,
+    /// Why this is no NAT all the same: rules of others drop what it would forward.
+    #[serde(skip)]
+    pub obstacle: Option<String>,
+}
+
+impl Prepared {
+    /// An error where something stands in the way, although all that is one's own is there.
+    pub fn ready(self) -> Result<Self> {
+        match self.obstacle {
+            Some(obstacle) => bail!(obstacle),
+            None => Ok(self),
+        }
+    }
 }
 
 /// Makes this machine a NAT or, where that is not asked for, checks that it is one.
 ///
 /// `mac` and `address` are of the interface that routes point at, `vpc` are all of the VPC's blocks.
-/// A dry run changes nothing. Blocks for some milliseconds.
+/// Rules of others that drop everything are no error here but an obstacle, for which `ready` asks:
+/// what is one's own is in its place even so.
+///
+/// A dry run changes nothing. Blocks for some milliseconds, where others drop for three seconds.
 pub fn prepare(
     kernel: &Kernel,
     mac: Mac,
@@ -80,6 +96,7 @@ pub fn prepare(
     }
 }
 
+/// What is one's own comes first and waits for nobody; only the verdict hangs on others.
 fn set_up(
     socket: &mut NetlinkSocket,
     table: &Table,
@@ -89,45 +106,42 @@ fn set_up(
 ) -> Result<Prepared> {
     let mut changes = Vec::new();
     let memory = sysctl::memory()?;
-    let mut missing = Missing::default();
-    for look in 1.. {
+    let mut look = 0;
+    loop {
+        look += 1;
         let ruleset = nftables::read(socket)?;
-        let droppers = firewall::droppers(ruleset.foreign(), packet);
-        if !droppers.is_empty() {
-            if look == LOOKS {
-                return Err(refusal(&droppers, packet));
-            }
-            sleep(WAIT);
-            continue;
-        }
-        missing = Missing::find(&ruleset, table, packet.interface, wanted, memory)?;
+        let missing = Missing::find(&ruleset, table, packet.interface, wanted, memory)?;
         for change in missing.names() {
             if !changes.contains(&change) {
                 changes.push(change);
             }
         }
-        if dry_run || missing.is_empty() {
-            let mut warnings = missing.out_of_reach;
-            warnings.extend(unseen_filter());
-            return Ok(Prepared {
-                interface: packet.interface.to_owned(),
-                changes,
-                masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
-                warnings,
-            });
+        let whole = dry_run || missing.is_empty();
+        let last = look == LOOKS;
+        if whole {
+            let droppers = firewall::droppers(ruleset.foreign(), packet);
+            if droppers.is_empty() || last {
+                let mut warnings = missing.out_of_reach;
+                warnings.extend(unseen_filter());
+                return Ok(Prepared {
+                    interface: packet.interface.to_owned(),
+                    changes,
+                    masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
+                    warnings,
+                    obstacle: obstacle(&droppers, packet),
+                });
+            }
+        } else if last {
+            let missing = missing.names().join(", ");
+            bail!("the kernel was set up again and again and still lacks: {missing}");
+        } else {
+            missing.make(socket)?;
         }
-        if look == LOOKS {
-            break;
-        }
-        if look > 1 {
+        // What was made for the first time is there at once.
+        if whole || look > 1 {
             sleep(WAIT);
         }
-        missing.make(socket)?;
     }
-    bail!(
-        "the kernel was set up again and again and still lacks: {}",
-        missing.names().join(", ")
-    )
 }
 
 /// What is not as it has to be.
@@ -179,14 +193,16 @@ impl<'a> Missing<'a> {
     }
 }
 
-/// Rules of others make this a NAT that lets nothing through.
-fn refusal(droppers: &[String], packet: &Packet<'_>) -> Error {
-    anyhow!(
-        "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
-         {interface}",
-        droppers.join(", "),
-        interface = packet.interface
-    )
+/// Rules of others that make this a NAT that lets nothing through, and the mend.
+fn obstacle(droppers: &[String], packet: &Packet<'_>) -> Option<String> {
+    (!droppers.is_empty()).then(|| {
+        format!(
+            "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
+             {interface}",
+            droppers.join(", "),
+            interface = packet.interface
+        )
+    })
 }
 
 /// Somebody else's set-up: is it one?
@@ -226,6 +242,7 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
         changes: Vec::new(),
         warnings: droppers.chain(uncertain).chain(unseen_filter()).collect(),
         masquerading_elsewhere: names(masquerading),
+        obstacle: None,
     })
 }
 

@@ -107,6 +107,25 @@ def test_nothing_is_done_where_nothing_was_undone(claimed):
     assert all(later - earlier > 0.9 for earlier, later in pairwise(times))
 
 
+def test_a_firewall_that_drops_does_not_keep_its_own_rules_away(claimed):
+    """It is told of once, and when it is over."""
+    stage = claimed
+    watch = stage.watch(**SECONDLY)
+    masquerades = nft(place(stage), "list table ip hanat")
+    nft(
+        place(stage),
+        "flush ruleset; table inet filter { "
+        "chain forward { type filter hook forward priority 0; policy drop; }; }",
+    )
+    said = watch.wait_said("WARN keeping the kernel a NAT: forwarded packets would be dropped")
+    assert "chain forward of table inet filter has the policy drop" in said
+    assert len(watch.said("put back: nftables table ip hanat created")) == 1
+    assert nft(place(stage), "list table ip hanat") == masquerades
+    nft(place(stage), "delete table inet filter")
+    watch.wait_said("keeping the kernel a NAT: works again")
+    assert watch.said("WARN keeping") == [said]
+
+
 def test_upkeep_in_bad_weather(claimed):
     """The kernel is kept although EC2 is down, and each is said once."""
     stage = claimed

@@ -44,13 +44,12 @@ impl Watch<'_> {
             tracing::warn!("put back: {change}");
         }
         warned.retain(|warning| prepared.warnings.contains(warning));
-        for warning in prepared.warnings {
-            if !warned.contains(&warning) {
+        for warning in &prepared.warnings {
+            if warned.insert(warning.clone()) {
                 tracing::warn!("{warning}");
-                warned.insert(warning);
             }
         }
-        Ok(())
+        prepared.ready().map(drop)
     }
 
     async fn keep_check(&self) -> Result<()> {
