@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 
 from tests.nat import Nat, Ran, Running, binary_path
-from tests.stacks import ALONE, HANAT
+from tests.stacks import ALONE, HANAT, alone, third_subnet
 from tests.world import World, metadata
 from tests.world.authority import write_certificate
 from tests.world.authorization import Target, allowed, decide, granted, policies
@@ -23,6 +23,7 @@ from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
 A, B = ZONES
 BUCKET, KEY = "our-downloads", "releases/hanat-arm64.tar.gz"
 EVERYWHERE = "0.0.0.0/0"
+NOT_MODIFIED = r"UnauthorizedOperation.*ec2:ModifyNetworkInterfaceAttribute"
 
 
 @dataclass
@@ -164,24 +165,82 @@ def test_another_vpc(deployed: Deployed) -> None:
     [table] = scene.add_tables(1, owner="any", vpc=vpc)
     with pytest.raises(ClientError, match="UnauthorizedOperation"):
         deployed.take(table)
-    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
-    other = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]
-    own = scene.interface(deployed.instance)
+    assert scene.world.default_route(table) is None
 
-    def turn_off(interface: str) -> None:
-        deployed.call(
-            "ec2",
-            "modify_network_interface_attribute",
-            NetworkInterfaceId=interface,
-            SourceDestCheck={"Value": False},
-        )
 
-    with pytest.raises(ClientError, match="UnauthorizedOperation"):
-        turn_off(other["NetworkInterfaceId"])
-    turn_off(own)
-    answer = ec2.describe_network_interfaces(NetworkInterfaceIds=[own, other["NetworkInterfaceId"]])
-    checked = {i["NetworkInterfaceId"]: i["SourceDestCheck"] for i in answer["NetworkInterfaces"]}
-    assert checked == {own: False, other["NetworkInterfaceId"]: True}
+def turn_check_off(deployed: Deployed, interface: str) -> None:
+    modify(deployed, interface, SourceDestCheck={"Value": False})
+
+
+def modify(deployed: Deployed, interface: str, **attribute: Any) -> None:
+    action = "modify_network_interface_attribute"
+    deployed.call("ec2", action, NetworkInterfaceId=interface, **attribute)
+
+
+def test_its_own_interface(deployed: Deployed) -> None:
+    own = deployed.scene.interface(deployed.instance)
+    assert check_of(deployed, own)
+    turn_check_off(deployed, own)
+    assert not check_of(deployed, own)
+
+
+def test_an_interface_elsewhere(deployed: Deployed) -> None:
+    """One of its VPC, but not in a subnet of the stack's, and one of another VPC."""
+    scene, ec2 = deployed.scene, deployed.scene.world.ec2
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
+    for subnet in (scene.public_subnets[B], scene.private_subnets[A], other):
+        answer = ec2.create_network_interface(SubnetId=subnet)
+        interface = answer["NetworkInterface"]["NetworkInterfaceId"]
+        with pytest.raises(ClientError, match=NOT_MODIFIED):
+            turn_check_off(deployed, interface)
+        assert check_of(deployed, interface)
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        {"Description": {"Value": "ours"}},
+        {"Groups": ["sg-0123456789abcdef0"]},
+        {"Attachment": {"AttachmentId": "eni-attach-1", "DeleteOnTermination": False}},
+    ],
+)
+def test_another_attribute(deployed: Deployed, attribute: dict[str, Any]) -> None:
+    own = deployed.scene.interface(deployed.instance)
+    with pytest.raises(ClientError, match=NOT_MODIFIED):
+        modify(deployed, own, **attribute)
+
+
+@pytest.mark.parametrize("zones", [1, 2, 3])
+def test_the_interfaces_of_all_zones(network: Scene, zones: int) -> None:
+    """A zone that the stack does not have is no hole."""
+    subnets = [*network.public_subnets.values(), third_subnet(network)]
+    parameters = ("PublicSubnetA", "PublicSubnetB", "PublicSubnetC")
+    named = dict(zip(parameters, subnets[:zones], strict=False))
+    role = alone(network, **named).outputs["Role"]
+    may = []
+    for subnet in subnets:
+        answer = network.world.ec2.create_network_interface(SubnetId=subnet)
+        interface = answer["NetworkInterface"]["NetworkInterfaceId"]
+        params = {"NetworkInterfaceId": interface, "SourceDestCheck.Value": "false"}
+        may.append(allowed(role, "ec2", "ModifyNetworkInterfaceAttribute", params))
+    assert may == [number < zones for number in range(3)]
+
+
+def test_several_attributes_at_a_time(deployed: Deployed) -> None:
+    params = {
+        "NetworkInterfaceId": deployed.scene.interface(deployed.instance),
+        "SourceDestCheck.Value": "false",
+        "Description.Value": "ours",
+    }
+    with pytest.raises(NotImplementedError, match="at a time"):
+        allowed(deployed.role, "ec2", "ModifyNetworkInterfaceAttribute", params)
+
+
+def check_of(deployed: Deployed, interface: str) -> bool:
+    ask = {"NetworkInterfaceIds": [interface]}
+    [found] = deployed.scene.world.ec2.describe_network_interfaces(**ask)["NetworkInterfaces"]
+    return found["SourceDestCheck"]
 
 
 def test_another_group(deployed: Deployed) -> None:
@@ -440,6 +499,7 @@ def test_conditions(condition: dict[str, Any], expected: bool) -> None:
     [
         {"Condition": {"StringEqualsIgnoreCase": {"ec2:Vpc": "x"}}},
         {"Condition": {"StringEquals": {"ec2:Region": "us-east-1"}}},
+        {"Condition": {"StringEquals": {"ec2:Attribute/SourceDestCheck": "false"}}},
         {"NotResource": "*"},
     ],
 )

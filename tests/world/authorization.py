@@ -20,7 +20,11 @@ from . import ec2
 from .autoscaling import REGION, backend
 from .imds import access_key_id
 
-_KEYS = ("ec2:Vpc", "aws:ResourceTag/")
+_KEYS = {"ec2:Attribute", "ec2:Subnet", "ec2:Vpc"}
+_TAG = "aws:ResourceTag/"
+_PREFIX = f"arn:aws:ec2:{REGION}:{DEFAULT_ACCOUNT_ID}"
+# Parameters of ModifyNetworkInterfaceAttribute.
+_NO_ATTRIBUTES = {"Action", "DryRun", "NetworkInterfaceId", "Version"}
 _STATEMENT = {"Sid", "Effect", "Action", "Resource", "Condition"}
 
 Params = dict[str, str]
@@ -72,21 +76,35 @@ def _interface(params: Params) -> Target | None:
     interface = ec2.backend().enis.get(params["NetworkInterfaceId"])
     if interface is None:
         return None
-    path = f"network-interface/{interface.id}"
-    return _in_vpc(path, interface.subnet.vpc_id, interface.get_tags())
+    subnet = interface.subnet
+    target = _in_vpc(f"network-interface/{interface.id}", subnet.vpc_id, interface.get_tags())
+    # "Actions, resources, and condition keys for Amazon EC2": an interface has both keys.
+    context = {"ec2:Subnet": f"{_PREFIX}:subnet/{subnet.id}", "ec2:Attribute": _attribute(params)}
+    return Target(target.arn, target.context | context)
+
+
+def _attribute(params: Params) -> str:
+    """The attribute that a request changes, as its parameter is called (EC2 user guide, "Condition
+    keys for Amazon EC2"). So AWS's own policies have it: that named
+    AWS-SSM-RemediationAutomation-ExecutionRolePolicy for `EnableDnsSupport` of ModifyVpcAttribute,
+    a boolean like `SourceDestCheck`."""
+    names = {name.partition(".")[0] for name in params} - _NO_ATTRIBUTES
+    # EC2 API reference, ModifyNetworkInterfaceAttribute: "only one attribute at a time".
+    if len(names) != 1:
+        raise NotImplementedError(f"the world knows no change of {sorted(names)} at a time")
+    return names.pop()
 
 
 def _in_vpc(path: str, vpc: str, tags: list[dict[str, str]]) -> Target:
-    prefix = f"arn:aws:ec2:{REGION}:{DEFAULT_ACCOUNT_ID}"
-    context = {f"aws:ResourceTag/{tag['key']}": tag["value"] for tag in tags}
-    return Target(f"{prefix}:{path}", context | {"ec2:Vpc": f"{prefix}:vpc/{vpc}"})
+    context = {f"{_TAG}{tag['key']}": tag["value"] for tag in tags}
+    return Target(f"{_PREFIX}:{path}", context | {"ec2:Vpc": f"{_PREFIX}:vpc/{vpc}"})
 
 
 def _group(params: Params) -> Target | None:
     group = backend().autoscaling_groups.get(params["AutoScalingGroupName"])
     if group is None:
         return None
-    context = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in group.tags}
+    context = {f"{_TAG}{tag['Key']}": tag["Value"] for tag in group.tags}
     return Target(group.arn, context)
 
 
@@ -163,7 +181,7 @@ def _holds(conditions: dict[str, dict[str, Any]], context: dict[str, str]) -> bo
         if operator not in _OPERATORS:
             raise NotImplementedError(f"the world knows no condition operator {operator}")
         for key, values in keys.items():
-            if not key.startswith(_KEYS):
+            if key not in _KEYS and not key.startswith(_TAG):
                 raise NotImplementedError(f"the world knows no condition key {key}")
             test = _OPERATORS[operator]
             results.append(any(test(str(value), context.get(key)) for value in _listed(values)))
