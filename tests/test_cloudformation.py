@@ -23,6 +23,7 @@ from tests.stacks import (
     served,
     tags,
     third_subnet,
+    versions,
 )
 from tests.world import World, metadata
 from tests.world.authorization import granted, policies
@@ -121,6 +122,18 @@ def test_an_instance(network: Scene) -> None:
     assert tags(instance)["aws:cloudformation:stack-name"] == "nat"
     assert metadata.role(instance["InstanceId"]) == stack.outputs["Role"]
     assert "/nat-InstanceProfile-" in instance["IamInstanceProfile"]["Arn"]
+
+
+def test_ec2_remembers_connections_as_the_nat_does(network: Scene) -> None:
+    stack = alone(network)
+    times = {"TcpEstablishedTimeout": 7440, "UdpStreamTimeout": 180, "UdpTimeout": 60}
+    [version] = versions(network.world, stack)
+    [template] = version["LaunchTemplateData"]["NetworkInterfaces"]
+    assert template["ConnectionTrackingSpecification"] == times
+    [interface] = launched(network.world)["NetworkInterfaces"]
+    ask = {"NetworkInterfaceIds": [interface["NetworkInterfaceId"]]}
+    [described] = network.world.ec2.describe_network_interfaces(**ask)["NetworkInterfaces"]
+    assert described["ConnectionTrackingConfiguration"] == times
 
 
 @pytest.mark.parametrize("spot", ["true", "false"])

@@ -321,6 +321,27 @@ def test_what_an_interface_has(scene: Scene) -> None:
     assert "Attachment" not in shown
 
 
+def test_how_long_ec2_remembers_connections(scene: Scene) -> None:
+    """EC2 API reference, ConnectionTrackingSpecificationRequest."""
+
+    def launch(**times: int) -> str:
+        subnet = scene.public_subnets[A]
+        interface = {"DeviceIndex": 0, "SubnetId": subnet, "ConnectionTrackingSpecification": times}
+        answer = scene.world.ec2.run_instances(
+            ImageId="ami-12345678", MinCount=1, MaxCount=1, NetworkInterfaces=[interface]
+        )
+        return answer["Instances"][0]["NetworkInterfaces"][0]["NetworkInterfaceId"]
+
+    shown = network_interface(scene, launch(TcpEstablishedTimeout=60, UdpTimeout=60))
+    told = {"TcpEstablishedTimeout": 60, "UdpTimeout": 60}
+    assert shown["ConnectionTrackingConfiguration"] == told
+    for times in ({"UdpTimeout": 61}, {"UdpStreamTimeout": 59}, {"TcpEstablishedTimeout": 432001}):
+        with pytest.raises(ClientError, match="InvalidParameterValue"):
+            launch(**times)
+    plain = scene.interface(scene.launch_instance(scene.public_subnets[A]))
+    assert "ConnectionTrackingConfiguration" not in network_interface(scene, plain)
+
+
 def test_interfaces_by_id_and_filter(scene: Scene) -> None:
     ec2 = scene.world.ec2
     one, other = (scene.launch_instance(scene.public_subnets[zone]) for zone in ZONES)

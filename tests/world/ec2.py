@@ -254,6 +254,27 @@ def _prep_nics(
         spec = by_index.get(index, {})
         kept = str(spec.get("DeleteOnTermination", True)).lower() == "false"
         interface.delete_on_termination = not spec.get("NetworkInterfaceId") and not kept
+        times = spec.get("ConnectionTrackingSpecification")
+        interface.connection_tracking_configuration = times and _tracking(times)
+
+
+# EC2 API reference, ConnectionTrackingSpecificationRequest: the least and the most, in seconds.
+_TRACKING = {
+    "TcpEstablishedTimeout": (60, 432000),
+    "UdpStreamTimeout": (60, 180),
+    "UdpTimeout": (30, 60),
+}
+
+
+def _tracking(times: dict[str, Any]) -> dict[str, int]:
+    """How long EC2 remembers an idle connection, as DescribeNetworkInterfaces tells it; moto leaves
+    it out, and takes everything. How EC2 words the refusal is (?)."""
+    told = {name: int(seconds) for name, seconds in times.items()}
+    for name, seconds in told.items():
+        least, most = _TRACKING[name]
+        if not least <= seconds <= most:
+            raise EC2ClientError("InvalidParameterValue", f"{name} of {seconds} is invalid")
+    return told
 
 
 @wrap(Instance, "terminate")
