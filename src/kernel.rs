@@ -39,7 +39,7 @@ const WAIT: Duration = Duration::from_millis(300);
 const HEADERS: u32 = 40;
 
 /// What was found and done.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Prepared {
     /// By which packets come in and go out.
     pub interface: String,

@@ -171,11 +171,6 @@ fn refused_tables_hide_nothing_else_that_is_wrong() {
 fn ready(rows: Vec<Row>) -> Report {
     let mut report = Report::new("NATAZ", false);
     report.rows = rows;
-    report.kernel = Some(Prepared {
-        interface: "ens5".into(),
-        changes: Vec::new(),
-        masquerading_elsewhere: Vec::new(),
-        warnings: Vec::new(),
-    });
+    report.kernel = Some(Prepared::default());
     report
 }
