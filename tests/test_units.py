@@ -102,6 +102,18 @@ def test_both_are_confined_alike():
     assert len(expected) > 20
 
 
+def test_the_claim_that_failed_is_tried_again_and_what_is_refused_is_not():
+    assert CLAIM["Service.Restart"] == ["on-failure"]
+    [never] = CLAIM["Service.RestartPreventExitStatus"]
+    help_text = subprocess.run(
+        [binary_path(), "claim", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    codes = dict(re.findall(r"^ +([0-9])  (.*)$", help_text.partition("Exit codes")[2], re.M))
+    same = {code for code, said in codes.items() if "usage" in said or "refused" in said}
+    assert set(never.split()) == same == {"2", "3"}
+    assert set(codes) - same == {"0", "1", "4"}
+
+
 def test_the_watch_tells_systemd_how_it_is_and_comes_back():
     assert WATCH["Service.Type"] == ["notify"]
     assert WATCH["Service.NotifyAccess"] == ["main"]
