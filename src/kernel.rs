@@ -1,10 +1,12 @@
 //! Makes the kernel forward and masquerade, over netlink and /proc/sys and with no program's
 //! help: looks, changes only what is not as it has to be, and looks again.
 
+mod conntrack;
 mod expressions;
 mod firewall;
 mod link;
 mod nftables;
+mod routing;
 mod ruleset;
 mod sysctl;
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 use crate::config::{IPV4_MTU, Kernel, KernelSetup};
 use crate::ids::Mac;
 
+use conntrack::{Forgotten, Translated};
 use firewall::{Masker, Packet};
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
@@ -90,7 +93,13 @@ pub fn prepare(
             let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
             let max_segment = u16::try_from(max_segment)?;
             let table = Table::own_for(&link.name, address, vpc, &wanted.sources, max_segment);
-            set_up(&mut socket, &table, &packet, wanted, dry_run)
+            let translated = Translated {
+                interface: link.index,
+                own: &[address],
+                vpc,
+                sources: &wanted.sources,
+            };
+            set_up(&mut socket, &table, &translated, &packet, wanted, dry_run)
         }
         Kernel::Foreign => check(&mut socket, &packet),
     }
@@ -100,11 +109,12 @@ pub fn prepare(
 fn set_up(
     socket: &mut NetlinkSocket,
     table: &Table,
+    translated: &Translated<'_>,
     packet: &Packet<'_>,
     wanted: &KernelSetup,
     dry_run: bool,
 ) -> Result<Prepared> {
-    let mut changes = Vec::new();
+    let (mut changes, mut warnings) = (Vec::new(), Vec::new());
     let memory = sysctl::memory()?;
     let mut look = 0;
     loop {
@@ -121,7 +131,7 @@ fn set_up(
         if whole {
             let droppers = firewall::droppers(ruleset.foreign(), packet);
             if droppers.is_empty() || last {
-                let mut warnings = missing.out_of_reach;
+                warnings.extend(missing.out_of_reach);
                 warnings.extend(unseen_filter());
                 return Ok(Prepared {
                     interface: packet.interface.to_owned(),
@@ -135,7 +145,9 @@ fn set_up(
             let missing = missing.names().join(", ");
             bail!("the kernel was set up again and again and still lacks: {missing}");
         } else {
-            missing.make(socket)?;
+            let forgotten = missing.make(socket, translated)?;
+            changes.extend(forgotten.change());
+            warnings.extend(forgotten.warning());
         }
         // What was made for the first time is there at once.
         if whole || look > 1 {
@@ -185,11 +197,16 @@ impl<'a> Missing<'a> {
     }
 
     /// The table first: with it come the modules, and with them the connection table's settings.
-    fn make(&self, socket: &mut NetlinkSocket) -> Result<()> {
+    /// What began before it is forgotten right after, whatever becomes of the settings: the next
+    /// run finds the table there.
+    fn make(&self, socket: &mut NetlinkSocket, translated: &Translated<'_>) -> Result<Forgotten> {
+        let mut forgotten = Forgotten::Entries(0);
         if let Some((table, replaces)) = self.table {
             nftables::put(socket, table, replaces)?;
+            forgotten = conntrack::forget(socket, translated)?;
         }
-        self.settings.iter().try_for_each(Change::make)
+        self.settings.iter().try_for_each(Change::make)?;
+        Ok(forgotten)
     }
 }
 

@@ -18,10 +18,11 @@ import os
 import socket
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from ipaddress import IPv4Interface
-from typing import Any
+from typing import Any, Self
 
 from tests.nat import Nat
 from tests.world.namespace import Namespace
@@ -79,6 +80,69 @@ class Surroundings:
         with self.router.netlink() as netlink:
             # What a router says itself counts as coming in by lo.
             netlink.rule("add", iifname="lo", action="blackhole", priority=1)
+
+    def know_no_private_addresses(self) -> None:
+        """From now on what leaves the NAT with somebody's private address goes no further than the
+        router, as it is with an internet gateway (Amazon VPC user guide, "Internet gateways")."""
+        with self.router.netlink() as netlink:
+            for host in (self.client, self.other, self.peered):
+                netlink.rule(
+                    "add",
+                    iifname="subnet",
+                    src=f"{host.address}/32",
+                    dst=f"{self.outside.address}/32",
+                    action="blackhole",
+                    priority=2,
+                )
+
+
+class Flow:
+    """Datagrams that a client sends on one socket without a pause, while this is open, and the
+    addresses that the server sees them come from. `to` is where they are sent, by default to the
+    server itself."""
+
+    def __init__(
+        self, client: Namespace, server: Host, port: int = 5000, to: str | None = None
+    ) -> None:
+        self._there = server.socket(socket.SOCK_DGRAM)
+        self._there.bind((server.address, port))
+        self._here = client.socket(socket.SOCK_DGRAM)
+        self._here.settimeout(_PATIENCE)
+        self._here.connect((to or server.address, port))
+        self._ended = threading.Event()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._sender.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._sender.join()
+        self._here.close()
+        self._there.close()
+
+    def _send(self) -> None:
+        while not self._ended.wait(0.01):
+            self._here.send(b"on and on")
+
+    def seen_as(self) -> str:
+        """Where the server sees the next datagram come from that it has not looked at yet; its
+        answer arrives."""
+        _, source = self._there.recvfrom(100)
+        return self._answered(source)
+
+    def wait_seen_as(self, address: str) -> None:
+        """Until the server sees them come from there; its answer arrives."""
+        deadline = time.monotonic() + _PATIENCE
+        while (source := self._there.recvfrom(100)[1])[0] != address:
+            assert time.monotonic() < deadline, f"still seen as {source[0]}"
+        self._answered(source)
+
+    def _answered(self, source: tuple[str, int]) -> str:
+        self._there.sendto(b"here", source)
+        assert self._here.recv(100) == b"here"
+        return source[0]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _NLMSG_ERROR, _NLM_F_CAPPED = 2, 0x100
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NF_TABLES = 10
+_CONNTRACK, _NF_TABLES = 1, 10
 _NEWRULE = _NF_TABLES << 8 | 6
 _NFTA_LIST_ELEM, _NFTA_EXPR_NAME = 1, 1
 
@@ -40,7 +40,16 @@ def without_nf_tables(message: bytes) -> bytes:
     past the last, nfnetlink_rcv_msg(), in batches NFNL_SUBSYS_NONE, nfnetlink_rcv_batch()."""
     if _type(message) == _BATCH_BEGIN:
         return message[:18] + struct.pack(">H", 0) + message[20:]
-    if _type(message) >> 8 == _NF_TABLES:
+    return _without(_NF_TABLES, message)
+
+
+def without_conntrack(message: bytes) -> bytes:
+    """As without_nf_tables; no batch is about connections."""
+    return _without(_CONNTRACK, message)
+
+
+def _without(subsystem: int, message: bytes) -> bytes:
+    if _type(message) >> 8 == subsystem:
         return message[:5] + b"\xff" + message[6:]
     return message
 

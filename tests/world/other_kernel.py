@@ -36,7 +36,8 @@ _File = socket.socket | io.FileIO
 class OtherKernel:
     """While it is open, programs meet it that are started with its `install` as `preexec_fn`.
 
-    `lacks` is a kernel module: nfnetlink, nf_tables, or that of an expression, such as nft_masq.
+    `lacks` is a kernel module: nfnetlink, nf_tables, nf_conntrack_netlink, or that of an
+    expression, such as nft_masq.
     One that `forgets` checks a transaction, acknowledges it, and leaves everything as it was.
     `refuses` are the errors by which the first transactions are answered, one each, whoever asks.
     """
@@ -51,6 +52,8 @@ class OtherKernel:
             error = errno.EPROTONOSUPPORT  # net/netlink/af_netlink.c, netlink_create()
         elif lacks == "nf_tables":
             self._alterations.append(nfnetlink.without_nf_tables)
+        elif lacks == "nf_conntrack_netlink":
+            self._alterations.append(nfnetlink.without_conntrack)
         elif lacks is not None:
             module, _, expression = lacks.partition("_")
             assert module == "nft", f"a kernel without {lacks} is not known here"
