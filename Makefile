@@ -1,5 +1,6 @@
 # Everything a newcomer or CI runs. `make help` lists it.
-# What is needed beyond Rust, a C compiler, Python 3 and make is set up inside the tree.
+# What is needed beyond Rust, a C compiler, Python 3 and make is set up inside the tree; what some
+# tests want beyond that, `make debian-packages` installs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,6 +10,7 @@ COMMA := ,
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET ?= $(HOST)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 BINARY := target/$(TARGET)/release/hanat
 PYTHON := .venv/bin/python
 # For lints and packages; `make tools` installs them here, and those that are there come first.
@@ -39,21 +41,22 @@ DEBIAN_SOURCE := $(and $(filter %-linux-gnu,$(TARGET)),$(wildcard /usr/lib/rustl
 CARGO := $(if $(DEBIAN_SOURCE),.ci/cargo-debian)
 endif
 
-# For targets other than the host's.
+# What a release is made of.
+RELEASED := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+# For targets other than the host's; the packages are Debian's.
 CROSS_GCC_aarch64-unknown-linux-gnu := aarch64-linux-gnu-gcc
-CROSS_PACKAGE_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian)
+CROSS_PACKAGES_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 CROSS_GCC_aarch64-unknown-linux-musl := aarch64-linux-musl-gcc
-CROSS_PACKAGE_aarch64-unknown-linux-musl := a musl cross gcc
 CROSS_GCC_x86_64-unknown-linux-musl := musl-gcc
-CROSS_PACKAGE_x86_64-unknown-linux-musl := musl-tools
+CROSS_PACKAGES_x86_64-unknown-linux-musl := musl-tools
 CROSS_GCC_x86_64-unknown-linux-gnu := x86_64-linux-gnu-gcc
-CROSS_PACKAGE_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu and libc6-dev-amd64-cross (Debian)
+CROSS_PACKAGES_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
 CROSS_GCC := $(if $(filter-out $(HOST),$(TARGET)),$(CROSS_GCC_$(TARGET)))
 TARGET_VARIABLE := $(shell echo $(TARGET) | tr a-z- A-Z_)
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 .PHONY: demo
 demo: $(BINARY) .venv/ready ## Build, then watch NATs come and go in an emulated VPC
@@ -72,8 +75,42 @@ image: .venv/ready ## Make the systems that machines in the tests boot, where th
 test: $(BINARY) .venv/ready image ## Build, then run all tests: Rust's units, and the binary from outside
 	@echo "== unit tests (compiling them takes a few minutes the first time)"
 	cargo test --locked
+	@$(MAKE) --no-print-directory black-box-tests
+
+.PHONY: black-box-tests
+black-box-tests: $(BINARY) .venv/ready ## Those of them that run the binary from outside
 	@echo "== the binary from outside"
 	HANAT_BIN=$(BINARY) $(PYTHON) -m pytest -n 4 tests
+
+.PHONY: bare-test
+bare-test: $(BINARY) .venv/ready ## The same on a bare Debian with what README asks for, which mmdebstrap makes (as root)
+	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.bare
+
+# What tests want beyond README's list: what they compare with, and spoil the kernel with; what
+# reads the binary, the manual page, packages and units; what machines boot; and, for `make dist`, what links for
+# the other architecture.
+DEBIAN_PACKAGES := curl iptables nftables procps \
+	binutils man-db rpm systemd \
+	gpg mmdebstrap qemu-system-arm qemu-user-static \
+	$(foreach target,$(filter-out $(shell uname -m)-%,$(RELEASED)),$(CROSS_PACKAGES_$(target)))
+
+.PHONY: debian-packages
+debian-packages: ## Install what some tests want beyond README's list, on Debian as root
+	@if ! command -v apt-get >/dev/null; then \
+		echo "there is no apt-get; install what has here what Debian has in: $(DEBIAN_PACKAGES)" >&2; \
+		exit 1; \
+	fi
+	@missing=$$(comm -23 <(printf '%s\n' $(DEBIAN_PACKAGES) | sort) <(dpkg-query --show \
+		--showformat='$${Package} $${db:Status-Status}\n' 2>/dev/null | sed -n 's/ installed$$//p' | sort)); \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" != 0 ]; then \
+			echo "run this as root; it installs:" $$missing >&2; \
+			exit 1; \
+		fi; \
+		echo "== installing" $$missing; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
 
 .PHONY: lint
 lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
@@ -101,8 +138,7 @@ templates: ## Put userdata/user-data.yaml into cloudformation/ha-nat.yaml, which
 	@sed 's/^./              &/' userdata/user-data.yaml | sed -i \
 		-e '/^ *- |$$/,/^ *- HanatUrl:/{//!d}' -e '/^ *- |$$/r /dev/stdin' cloudformation/ha-nat.yaml
 
-# What a release is made of; TARGET=… makes that one, beside what is in dist/ from before.
-RELEASED := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+# TARGET=… makes that one, beside what is in dist/ from before.
 WHOLE := $(filter file,$(origin TARGET))
 WANTED := $(if $(WHOLE),$(RELEASED),$(TARGET))
 EACH_WANTED = @for target in $(WANTED); do $(MAKE) --no-print-directory $(1) TARGET="$$target"; done
@@ -169,7 +205,10 @@ clean: ## Remove everything that was built or set up
 
 .PHONY: check-rust
 check-rust:
-	@command -v cargo >/dev/null || { echo "cargo is missing; install Rust (rustup, or your distribution) 1.94.1 or later" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo is missing; install Rust (rustup, or your distribution) $(RUST_VERSION) or later" >&2; exit 1; }
+	@[ -n "$(HOST)" ] || { echo "rustc does not run: $$(rustc -vV 2>&1 | head -n 1)" >&2; exit 1; }
+	@printf '%s\n' "$(RUST_VERSION)" "$$(rustc -V | cut -d ' ' -f 2)" | sort -CV \
+		|| { echo "Rust $(RUST_VERSION) or later is needed, this is $$(rustc -V)" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing; install: gcc and libc6-dev (Debian), gcc (Fedora)" >&2; exit 1; }
 
 .PHONY: check-target
@@ -179,6 +218,7 @@ check-target: check-rust
 		exit 1; \
 	fi
 	@if [ -n "$(CROSS_GCC)" ] && ! command -v "$(CROSS_GCC)" >/dev/null; then \
-		echo "$(CROSS_GCC) is missing, which links for $(TARGET); install: $(CROSS_PACKAGE_$(TARGET))" >&2; \
+		packages="$(CROSS_PACKAGES_$(TARGET))"; \
+		echo "$(CROSS_GCC) is missing, which links for $(TARGET)$${packages:+; install: $$packages (Debian)}" >&2; \
 		exit 1; \
 	fi

@@ -7,7 +7,7 @@ import pytest
 from tests.isolate import is_isolated, isolate, refusal
 from tests.nat import ROOT, Nat, binary_path
 from tests.policy import Comparison, note
-from tests.skipping import not_tested
+from tests.skipping import DIST, ROOT_RIGHTS, not_tested, not_tested_in_all
 from tests.world import World
 from tests.world.debian import NotMade
 from tests.world.scene import ZONES, Scene, two_zone_vpc
@@ -40,7 +40,7 @@ def world(_world):
 def isolated() -> None:
     """For tests that run the binary, which changes the network it finds."""
     if not is_isolated():
-        not_tested(f"it needs a network namespace, so run it as root: {refusal()}")
+        not_tested(f"it needs a network namespace, so run it as root: {refusal()}", ROOT_RIGHTS)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def image(isolated) -> Path:
     try:
         return IMAGE.path()
     except NotMade as error:
-        not_tested(str(error))
+        not_tested(str(error), *error.takes)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def arm64(isolated) -> Path:
     sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock", *ROOT.glob("src/**/*.rs")]
     binary = ROOT / f"target/{ARM64}/release/hanat"
     if not binary.exists() or newest(sources) > newest([binary]):
-        not_tested(f"the binary for arm64 is not there or is old, run: make build TARGET={ARM64}")
+        not_tested(f"the binary for arm64 is not there or is old (make build TARGET={ARM64})", DIST)
     return binary
 
 
@@ -94,3 +94,12 @@ def pytest_configure(config):
 
 def pytest_report_header():
     return f"binary under test: {binary_path()}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """After all the rest."""
+    yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    if line := not_tested_in_all(report.longrepr[2] for report in skipped):
+        terminalreporter.write_line(line, yellow=True)

@@ -1,23 +1,12 @@
 """The kernel's side of a NAT instance: looking at it, and spoiling it, with other programs."""
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
-from tests.skipping import not_tested
+from tests.skipping import program
 from tests.world.namespace import Namespace
-
-
-def program(name: str) -> str:
-    """A program of the distribution's that hanat does without. Tests that need it are skipped
-    where it is not installed, and fail in CI."""
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        not_tested(f"{name} is not installed")
-    return path
 
 
 def nft(namespace: Namespace, commands: str) -> str:

@@ -15,9 +15,9 @@ from cryptography import x509
 
 from tests.kernel import with_files
 from tests.nat import Nat, Ran, binary_path
-from tests.skipping import not_tested
+from tests.skipping import not_tested, program
 from tests.test_kernel import EXPECTED, SETTINGS
-from tests.world.arm64_image import IMAGE, USER, cannot_emulate
+from tests.world.arm64_image import IMAGE, USER
 from tests.world.arm64_machine import Arm64Machine
 from tests.world.authority import write_certificate
 from tests.world.debian import NotMade
@@ -51,9 +51,8 @@ class Translated:
     address = LOOPBACK
 
     def __init__(self, nat: Nat, binary: Path, folder: Path) -> None:
-        if why := cannot_emulate():
-            not_tested(why)
         self._nat, self._binary, self._folder = nat, binary, folder
+        self._emulator = program(USER)
         self._starter: list[str] = []
 
     def resolve_by(self, address: str) -> None:
@@ -69,7 +68,7 @@ class Translated:
         """With nothing else in its environment."""
         with self._nat.machine.entered():
             done = subprocess.run(
-                [*self._starter, USER, self._binary, *arguments],
+                [*self._starter, self._emulator, self._binary, *arguments],
                 env=env,
                 capture_output=True,
                 text=True,
@@ -87,7 +86,7 @@ class OwnKernel:
         try:
             image = IMAGE.path()
         except NotMade as error:
-            not_tested(str(error))
+            not_tested(str(error), *error.takes)
         self._nat = nat
         self.machine = Arm64Machine(nat.machine, image, binary, folder)
         self.address = self.machine.gateway

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 
 from tests.nat import Nat, Ran, Running, binary_path
+from tests.skipping import program
 from tests.stacks import ALONE, HANAT, alone, third_subnet
 from tests.world import World, metadata
 from tests.world.authority import write_certificate
@@ -343,6 +344,7 @@ class Curl:
     """`curl` as user data calls it, with the credentials that IMDS gives."""
 
     def __init__(self, deployed: Deployed, folder: Path) -> None:
+        self._curl = program("curl")
         world = deployed.scene.world
         self._imds = world.imds(deployed.instance).url
         names = [x509.DNSName("s3.us-east-1.amazonaws.com")]
@@ -367,7 +369,7 @@ class Curl:
             ]
         ran = subprocess.run(
             [
-                *("curl", "--silent", "--show-error", "--cacert", self._certificate),
+                *(self._curl, "--silent", "--show-error", "--cacert", self._certificate),
                 *("--connect-to", f"::127.0.0.1:{self._port}", "--write-out", "%{http_code}"),
                 *("--config", "-", "--output", self._body),
             ],

@@ -1,21 +1,20 @@
 """The script that the bench compares with does its job: else the comparison would be a lie."""
 
-import shutil
-
 import pytest
 
 from tests.bench.outages import user_data
 from tests.bench.stage import script
-from tests.kernel import program
 from tests.nat import Nat
+from tests.skipping import program
 from tests.two_zones import TwoZones
 from tests.world.scene import ZONES
 
 OWN, OTHER = ZONES
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("curl"), reason="curl is not installed, the script needs it"
-)
+
+@pytest.fixture(autouse=True)
+def what_the_script_needs() -> None:
+    program("curl")
 
 
 def test_the_script_does_its_job(nat):

@@ -25,6 +25,7 @@ from tests.deployment import (
     where,
 )
 from tests.nat import ROOT, binary_path
+from tests.skipping import program
 from tests.stacks import WITH_VPC
 from tests.two_zones import TwoZones, stop_all
 from tests.world.deploy import deploy
@@ -347,7 +348,7 @@ def test_the_unit_sees_the_tables_of_iptables_legacy(stage, packed):
     """Which only root's group may read."""
     _, nat = deploy_serving(stage, where(packed))
     with stage.vpc.instance(nat).place.entered():
-        done = subprocess.run(["iptables-legacy", "--table", "filter", "--list"])
+        done = subprocess.run([program("iptables-legacy"), "--table", "filter", "--list"])
     assert done.returncode == 0
     on(stage.vpc, nat, f"systemctl restart {UNIT}")
     assert "iptables-legacy has a filter table" in stage.vpc.log(nat)

@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from tests.nat import Nat, Ran, binary_path
+from tests.skipping import program
 from tests.world.authority import write_certificate
 from tests.world.names import Names
 from tests.world.scene import ZONES
@@ -63,7 +64,10 @@ def run_in(root: Path, nat: Nat, *flags: str, env: dict[str, str]) -> Ran:
 
 def readelf(flag: str) -> str:
     return subprocess.run(
-        ["readelf", flag, "--wide", binary_path()], capture_output=True, text=True, check=True
+        [program("readelf"), flag, "--wide", binary_path()],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 

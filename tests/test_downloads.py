@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.skipping import program
 from tests.two_zones import TwoZones
 from tests.world.scene import ZONES
 from tests.world.weather import ErrorReply, Hang, Reset, ShortBody, Trickle
@@ -20,13 +21,14 @@ def stage(isolated, world):
 @pytest.fixture
 def curl(stage, tmp_path):
     """Runs it on an instance with a way out; returns its exit code and what it was sent."""
+    path = program("curl")
     instance = stage.vpc.instance(stage.launch_client(stage.scene.public_subnets[OWN]))
     certificate, output = stage.vpc.internet.certificate, tmp_path / "output"
 
     def run(*options: str, url: str = URL) -> tuple[int, bytes]:
         output.unlink(missing_ok=True)
         always = "--silent", "--fail", "--cacert", certificate, "--output", output
-        ran = instance.run("curl", *always, *options, url)
+        ran = instance.run(path, *always, *options, url)
         return ran.returncode, output.read_bytes() if output.exists() else b""
 
     return run

@@ -42,8 +42,8 @@ def test_a_gateway_where_nothing_is_said_of_peers(stage, effect):
 def test_a_peer_that_no_way_leads_to(stage):
     """Pinging it fails before anything is sent."""
     peer = stage.peer(OTHER)
-    here = stage.vpc.instance(stage.nat.instance)
-    here.run("ip", "route", "add", "unreachable", f"{peer.private_address}/32")
+    with stage.vpc.instance(stage.nat.instance).place.netlink() as netlink:
+        netlink.route("add", dst=f"{peer.private_address}/32", type="unreachable")
     ran = stage.drain()
     assert ran.code == 1, ran
     assert f"{peer.private_address} does not answer ICMP" in ran.error

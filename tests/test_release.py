@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from cfnlint import decode
 
+from tests import skipping
 from tests.nat import ROOT, binary_path
-from tests.skipping import not_tested
+from tests.skipping import not_tested, program
 
 PACK = ROOT / "userdata" / "pack.sh"
 FILL = ROOT / "cloudformation" / "fill.sh"
@@ -65,38 +66,6 @@ def test_packed_again_it_is_the_same(archive, tmp_path):
     again = tmp_path / "again.tar.gz"
     subprocess.run([PACK, binary_path(), again], check=True)
     assert again.read_bytes() == archive.read_bytes()
-
-
-# --- What is missing ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("target", "without", "advice"),
-    [
-        (
-            "aarch64-unknown-linux-gnu",
-            "CROSS_GCC_aarch64-unknown-linux-gnu=no-such-gcc",
-            "no-such-gcc is missing, which links for aarch64-unknown-linux-gnu; "
-            "install: gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian)",
-        ),
-        (
-            "x86_64-unknown-linux-musl",
-            "SYSROOT=/nowhere",
-            "no standard library for x86_64-unknown-linux-musl; "
-            "run: rustup target add x86_64-unknown-linux-musl",
-        ),
-    ],
-)
-@pytest.mark.parametrize("goal", ["build", "dist"])
-def test_tools_that_are_missing_are_named_before_anything_is_built(goal, target, without, advice):
-    before = sorted(DIST.glob("*"))
-    done = subprocess.run(
-        ["make", goal, f"TARGET={target}", without], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert advice in done.stderr
-    assert "== building" not in done.stdout
-    assert sorted(DIST.glob("*")) == before
 
 
 # --- The templates --------------------------------------------------------------------------------
@@ -204,10 +173,9 @@ def made(target: str, suffix: str = "") -> Path:
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     path = DIST / f"hanat-{version}-{target}{suffix}"
     if not path.exists():
-        not_tested(f"there is no {path.name}, run: make tools dist")
-    tool = {".deb": "dpkg-deb", ".rpm": "rpm"}.get(suffix)
-    if tool and not shutil.which(tool):
-        not_tested(f"{tool} is not installed")
+        not_tested(f"there is no {path.name}", skipping.DIST)
+    if reader := {".deb": "dpkg-deb", ".rpm": "rpm"}.get(suffix):
+        program(reader)
     return path
 
 
@@ -217,7 +185,7 @@ def ask(*command: str | Path) -> bytes:
 
 def test_what_dist_is_made_of_fits_its_sums():
     if not (DIST / "SHA256SUMS").exists():
-        not_tested("there is no dist, run: make tools dist")
+        not_tested("there is no dist", skipping.DIST)
     lines = (DIST / "SHA256SUMS").read_text().splitlines()
     sums = {name: total for total, name in (line.split("  ") for line in lines)}
     found = {path.name for path in DIST.iterdir()}
@@ -231,7 +199,9 @@ def test_what_dist_is_made_of_fits_its_sums():
 
 def test_the_binary_is_static_small_and_knows_no_machine(target):
     binary = made(target)
-    read = ask("readelf", "--wide", "--file-header", "--segments", "--dynamic", binary).decode()
+    read = ask(
+        program("readelf"), "--wide", "--file-header", "--segments", "--dynamic", binary
+    ).decode()
     *_, machine, kind = ARCHITECTURES[target]
     assert re.search(rf"Machine: +{machine}$", read, re.MULTILINE)
     assert re.search(rf"Type: +{kind} ", read)

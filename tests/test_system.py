@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import skipping
 from tests.two_zones import TwoZones
 from tests.world import debian
 from tests.world.debian import NotMade
@@ -206,14 +207,16 @@ def test_why_there_is_no_image(image, monkeypatch, capsys):
     """In CI it is a failure."""
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(os, "geteuid", lambda: 1000)
-        with pytest.raises(NotMade, match="takes root"):
+        with pytest.raises(NotMade, match="takes root") as refused:
             IMAGE.path()
+        assert refused.value.takes == (skipping.ROOT_RIGHTS,)
     monkeypatch.setattr(IMAGE, "_place", image.with_name("none"))
-    with pytest.raises(NotMade, match="make image"):
+    with pytest.raises(NotMade, match="not been made") as missing:
         IMAGE.path()
+    assert missing.value.takes[-1] == skipping.IMAGE
     monkeypatch.setattr(debian.shutil, "which", lambda _name: None)
     for ci, code in (("", 0), ("true", 1)):
         monkeypatch.setenv("CI", ci)
         assert IMAGE.main() == code
         [line] = capsys.readouterr().err.splitlines()
-        assert line.endswith("mmdebstrap is not installed")
+        assert line.endswith(f"mmdebstrap is not installed; it takes: {skipping.PACKAGES}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.nat import ROOT, binary_path
-from tests.skipping import not_tested
+from tests.skipping import program
 
 UNITS = sorted((ROOT / "userdata").glob("*.service"))
 MANUAL = ROOT / "userdata" / "hanat.8"
@@ -31,10 +31,8 @@ def root(request, tmp_path) -> Path:
 
 
 def analyze(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    if not shutil.which("systemd-analyze"):
-        not_tested("systemd-analyze is not installed (systemd)")
     [unit] = (root / "usr/lib/systemd/system").glob("*.service")
-    command = ["systemd-analyze", f"--root={root}", *arguments, unit.name]
+    command = [program("systemd-analyze"), f"--root={root}", *arguments, unit.name]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -137,10 +135,15 @@ def test_the_watch_comes_after_the_claim_and_does_not_depend_on_it():
 
 
 def rendered() -> str:
-    if not shutil.which("man"):
-        not_tested("man is not installed (man-db)")
     done = subprocess.run(
-        ["man", "--warnings", "--no-hyphenation", "--no-justification", "--local-file", MANUAL],
+        [
+            program("man"),
+            "--warnings",
+            "--no-hyphenation",
+            "--no-justification",
+            "--local-file",
+            MANUAL,
+        ],
         capture_output=True,
         text=True,
         env={"MANWIDTH": "1000", "PATH": "/usr/bin:/bin", "LC_ALL": "C"},

@@ -42,7 +42,7 @@ def place(stage):
 
 
 def sysctl(stage, setting: str) -> str:
-    return stage.vpc.instance(stage.nat.instance).run("sysctl", "-n", setting).stdout.strip()
+    return place(stage).read_sysctl(setting.replace(".", "/"))
 
 
 def upkeeps(stage) -> list[float]:
@@ -68,7 +68,7 @@ def test_what_somebody_undid_is_put_back(claimed):
     assert " WARN " in said
     assert nft(place(stage), "list table ip hanat") == masquerades
 
-    stage.vpc.instance(stage.nat.instance).run("sysctl", "-w", "net.ipv4.ip_forward=0")
+    place(stage).write_sysctl("net/ipv4/ip_forward", 0)
     said = watch.wait_said("put back: net.ipv4.ip_forward 0 → 1")
     assert " WARN " in said
     assert sysctl(stage, "net.ipv4.ip_forward") == "1"

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .debian import Kept, install
+from tests.skipping import PACKAGES
+
+from .debian import Kept, NotMade, install
 
 KERNEL, INITRAMFS = "vmlinuz", "initramfs"
 SYSTEM, USER = "qemu-system-aarch64", "qemu-aarch64-static"
@@ -70,10 +72,9 @@ def archive(folder: Path, busybox: Path) -> bytes:
     return done.stdout
 
 
-def cannot_emulate() -> str:
-    """Which emulator is missing here; empty when none is."""
-    missing = [program for program in (SYSTEM, USER) if shutil.which(program) is None]
-    return f"{' and '.join(missing)} not installed" if missing else ""
+def _must_emulate() -> None:
+    if missing := [program for program in (SYSTEM, USER) if shutil.which(program) is None]:
+        raise NotMade(f"{' and '.join(missing)} not installed", PACKAGES)
 
 
 def _make(place: Path) -> None:
@@ -106,7 +107,7 @@ def _make(place: Path) -> None:
     shutil.rmtree(root)
 
 
-IMAGE = Kept("arm64", "the arm64 machine", Path(__file__), cannot_emulate, _make)
+IMAGE = Kept("arm64", "the arm64 machine", Path(__file__), _must_emulate, _make)
 
 if __name__ == "__main__":
     sys.exit(IMAGE.main())

@@ -5,9 +5,10 @@ the real cloud-init, made once and kept. `python -m tests.world.vpc.image` makes
 import sys
 from pathlib import Path
 
-from tests.world.debian import Kept, install
+from tests.skipping import ROOT_RIGHTS
+from tests.world.debian import Kept, NotMade, install
 
-from .system import cannot_boot
+from .system import NEEDS_ROOT, cannot_boot
 
 _PACKAGES = (
     "ca-certificates",
@@ -80,6 +81,11 @@ _MASKED = (
 )
 
 
+def _must_boot() -> None:
+    if why := cannot_boot():
+        raise NotMade(why, *([ROOT_RIGHTS] if why == NEEDS_ROOT else []))
+
+
 def _make(root: Path) -> None:
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     install(root, _PACKAGES, "--variant=minbase", *excluded)
@@ -94,7 +100,7 @@ def _make(root: Path) -> None:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
-IMAGE = Kept("image", "the image that instances boot from", Path(__file__), cannot_boot, _make)
+IMAGE = Kept("image", "the image that instances boot from", Path(__file__), _must_boot, _make)
 
 if __name__ == "__main__":
     sys.exit(IMAGE.main())

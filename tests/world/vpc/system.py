@@ -24,6 +24,7 @@ from .init import ENDS_WITH_US, Init, Start
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+NEEDS_ROOT = "this takes root, and not only in a user namespace"
 # How often, in seconds, is looked for cloud-init's results.
 _TICK = 0.05
 
@@ -170,7 +171,7 @@ def cannot_boot() -> str:
     """Why no system can boot in an instance on this machine; empty when one can."""
     everybody = ["0", "0", "4294967295"]
     if os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split() != everybody:
-        return "this takes root, and not only in a user namespace"
+        return NEEDS_ROOT
     top = hierarchy()
     if top is None:
         return "no hierarchy of control groups version 2 is mounted"
