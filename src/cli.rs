@@ -1,10 +1,14 @@
 //! The command line: flags and their `HANAT_*` variables, nothing else. What they mean is
 //! settled in `config`.
 
+mod conntrack;
+
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use conntrack::ConntrackArgs;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -255,19 +259,9 @@ pub struct KernelArgs {
     )]
     pub sources: Vec<String>,
 
-    /// Most connections at a time [default: at least one per 4 KiB of memory]
-    #[arg(long, env = "HANAT_CONNTRACK_MAX", value_name = "N")]
-    pub conntrack_max: Option<String>,
-
-    /// Buckets of the hash table that connections are looked up in [default: at least as many as
-    /// connections]
-    #[arg(long, env = "HANAT_CONNTRACK_BUCKETS", value_name = "N")]
-    pub conntrack_buckets: Option<String>,
-
-    /// How long an established TCP connection may be silent before it is forgotten [default: at
-    /// most 2h 4m]
-    #[arg(long, env = "HANAT_CONNTRACK_ESTABLISHED", value_name = "TIME")]
-    pub conntrack_established: Option<String>,
+    /// What of its connection table.
+    #[command(flatten)]
+    pub conntrack: ConntrackArgs,
 }
 
 /// For people or for programs.

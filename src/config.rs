@@ -2,6 +2,7 @@
 //! come in raw; whatever leaves here has been checked and is not checked again.
 
 mod claim;
+mod conntrack;
 mod drain;
 mod kernel;
 mod watch;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 pub use claim::ClaimSettings;
+pub use conntrack::{ConnectionTable, Timeout};
 pub use drain::DrainSettings;
-pub use kernel::{ConnectionTable, Kernel, KernelSetup};
+pub use kernel::{Kernel, KernelSetup};
 pub use watch::WatchSettings;
 
 /// How long a TCP connection (and TLS handshake) may take. AWS endpoints and IMDS answer within

@@ -3,6 +3,8 @@
 //! What they mean: the kernel's Documentation/networking/ip-sysctl.rst and
 //! nf_conntrack-sysctl.rst.
 
+mod connections;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -11,27 +13,10 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::config::ConnectionTable;
 
-const MAX: &str = "net/netfilter/nf_conntrack_max";
-const BUCKETS: &str = "net/netfilter/nf_conntrack_buckets";
-const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
-
-/// A connection takes two slab objects, 256 bytes and 128 for its extensions, and a bucket 8: a
-/// full table of one connection per 4 KiB takes a tenth of the memory. The kernel's own size
-/// suits hosts that forward nothing: up to 1 GiB one connection per 128 KiB, 4096 on the smallest
-/// instances (`nf_conntrack_init_start`).
-const MEMORY_PER_CONNECTION: u64 = 4096;
-
-/// No table is made smaller or larger than this by itself. 64 Ki is what one destination can have
-/// from one address; 4 Mi is a tenth of 16 GiB.
-const CONNECTIONS: std::ops::RangeInclusive<u64> = 1 << 16..=1 << 22;
+pub use connections::memory;
 
 /// The kernel rounds buckets up to whole pages, of at most 64 KiB on arm64, of 8 bytes each.
 const BUCKETS_ROUNDING: u64 = 8192;
-
-/// In seconds. RFC 5382, REQ-5: a NAT keeps an established connection that is silent for at
-/// least 2 hours and 4 minutes, so that a keep-alive after the usual 2 hours finds it. The kernel
-/// keeps it for 5 days, in which dead ones pile up.
-const ESTABLISHED_TIMEOUT: u64 = 2 * 3600 + 4 * 60;
 
 /// A setting that is not as it has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,16 +93,17 @@ pub fn plan(
         let loose = Want::Exactly(2);
         plan.changes.extend(Change::to(&own, Some(of_own), loose));
     }
-    for (path, want, asked_for) in connection_table(table, memory) {
+    for wanted in connections::wanted(table, memory) {
+        let path = wanted.path;
         let found = read(path)?;
         let now = found.map(|found| found.value);
-        let Some(change) = Change::to(path, now, want) else {
+        let Some(change) = Change::to(path, now, wanted.value) else {
             continue;
         };
         let to = change.to;
         if found.is_none_or(|found| found.writable) {
             plan.changes.push(change);
-        } else if asked_for {
+        } else if wanted.asked_for {
             bail!(
                 "{} cannot be set to {to} here: it is the whole machine's, and this is a network \
                  namespace of its own",
@@ -150,34 +136,6 @@ fn forwarding(interface: &str) -> Vec<(String, Want)> {
     // Both being on counts while forwarding.
     conf(interface, "accept_redirects", 0);
     wanted
-}
-
-/// With whether the user asked for the value. A table that is larger than it has to be is left
-/// alone, and so is a shorter timeout.
-fn connection_table(table: &ConnectionTable, memory: u64) -> [(&'static str, Want, bool); 3] {
-    let fits = memory / MEMORY_PER_CONNECTION / BUCKETS_ROUNDING * BUCKETS_ROUNDING;
-    let fits = fits.clamp(*CONNECTIONS.start(), *CONNECTIONS.end());
-    let max = table.max.map(u64::from);
-    let buckets = table.buckets.map(u64::from);
-    let established = table.established.map(|time| time.as_secs());
-    [
-        // As many buckets as connections, like the kernel: short chains even when it is full.
-        (
-            BUCKETS,
-            buckets.map_or(Want::AtLeast(max.unwrap_or(fits)), Want::RoundedUp),
-            buckets.is_some(),
-        ),
-        (
-            MAX,
-            max.map_or(Want::AtLeast(fits), Want::Exactly),
-            max.is_some(),
-        ),
-        (
-            ESTABLISHED,
-            established.map_or(Want::AtMost(ESTABLISHED_TIMEOUT), Want::Exactly),
-            established.is_some(),
-        ),
-    ]
 }
 
 /// Whether this instance forwards what comes in by the interface.
@@ -249,23 +207,10 @@ fn name(path: &str) -> String {
     path.replace('/', ".")
 }
 
-/// The machine's memory in bytes.
-pub fn memory() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    parse_memory(&text).context("reading /proc/meminfo: there is no MemTotal in kB")
-}
-
-fn parse_memory(text: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Timeout;
     use std::collections::HashMap;
 
     const GIB: u64 = 1 << 30;
@@ -312,7 +257,15 @@ mod tests {
                 "net.ipv4.conf.ens5.accept_redirects 1 → 0",
                 "net.netfilter.nf_conntrack_buckets → 131072",
                 "net.netfilter.nf_conntrack_max → 131072",
+                "net.netfilter.nf_conntrack_tcp_be_liberal → 1",
+                "net.netfilter.nf_conntrack_tcp_loose → 1",
                 "net.netfilter.nf_conntrack_tcp_timeout_established → 7440",
+                "net.netfilter.nf_conntrack_tcp_timeout_close_wait → 240",
+                "net.netfilter.nf_conntrack_tcp_timeout_fin_wait → 240",
+                "net.netfilter.nf_conntrack_tcp_timeout_last_ack → 240",
+                "net.netfilter.nf_conntrack_udp_timeout → 120",
+                "net.netfilter.nf_conntrack_udp_timeout_stream → 350",
+                "net.netfilter.nf_conntrack_icmp_timeout → 60",
             ]
         );
     }
@@ -356,10 +309,62 @@ mod tests {
         }
     }
 
+    const NETFILTER: &str = "net/netfilter/nf_conntrack_";
+
+    /// The connection table as hanat leaves it, but for some settings.
+    fn of_left_table(but: &[(&str, u64)], table: &ConnectionTable) -> Vec<String> {
+        let wanted = connections::wanted(&ConnectionTable::default(), GIB);
+        let left = wanted.iter().map(|wanted| {
+            let value = wanted.value.instead_of(None).unwrap();
+            (wanted.path, value)
+        });
+        let paths: Vec<String> = but
+            .iter()
+            .map(|(name, _)| format!("{NETFILTER}{name}"))
+            .collect();
+        let but = paths
+            .iter()
+            .map(String::as_str)
+            .zip(but.iter().map(|(_, value)| *value));
+        let values: Vec<(&str, u64)> = left.chain(but).collect();
+        of_table(&values, table, GIB)
+    }
+
     #[test]
-    fn larger_tables_and_shorter_timeouts_stay() {
-        let but = [(MAX, 1 << 23), (BUCKETS, 1 << 23), (ESTABLISHED, 600)];
-        assert!(of_table(&but, &ConnectionTable::default(), GIB).is_empty());
+    fn what_is_left_stays() {
+        assert!(of_left_table(&[], &ConnectionTable::default()).is_empty());
+    }
+
+    #[test]
+    fn larger_tables_and_shorter_or_more_patient_times_stay() {
+        let larger = 1 << 23;
+        let but = [
+            ("max", larger),
+            ("buckets", larger),
+            ("tcp_timeout_established", 600),
+            ("tcp_timeout_close_wait", 3600),
+            ("udp_timeout", 121),
+            ("udp_timeout_stream", 351),
+            ("icmp_timeout", 61),
+        ];
+        assert!(of_left_table(&but, &ConnectionTable::default()).is_empty());
+    }
+
+    #[test]
+    fn the_kernels_own_times_are_too_short_or_too_long() {
+        let but = [
+            ("tcp_be_liberal", 0),
+            ("tcp_loose", 0),
+            ("tcp_timeout_established", 432_000),
+            ("tcp_timeout_close_wait", 60),
+            ("tcp_timeout_fin_wait", 120),
+            ("tcp_timeout_last_ack", 30),
+            ("udp_timeout", 30),
+            ("udp_timeout_stream", 120),
+            ("icmp_timeout", 30),
+        ];
+        let changes = of_left_table(&but, &ConnectionTable::default());
+        assert_eq!(changes.len(), but.len(), "{changes:?}");
     }
 
     #[test]
@@ -367,27 +372,20 @@ mod tests {
         let table = ConnectionTable {
             max: Some(10_000),
             buckets: Some(5000),
-            established: Some(std::time::Duration::from_hours(24)),
+            timeouts: [(Timeout::Established, 86_400), (Timeout::Udp, 30)].into(),
         };
         for now in [1, 1 << 23] {
-            let but = [(MAX, now), (BUCKETS, now), (ESTABLISHED, now)];
-            assert_eq!(of_table(&but, &table, GIB).len(), 3, "{now}");
+            let names = ["max", "buckets", "tcp_timeout_established", "udp_timeout"];
+            let changes = of_left_table(&names.map(|name| (name, now)), &table);
+            assert_eq!(changes.len(), 4, "{now}: {changes:?}");
         }
         // The kernel made 5000 a whole number of pages.
-        let but = [(MAX, 10_000), (BUCKETS, 5120), (ESTABLISHED, 86_400)];
-        assert!(of_table(&but, &table, GIB).is_empty());
-    }
-
-    #[test]
-    fn memory_is_read_or_missed() {
-        let text = "MemTotal:         484324 kB\nMemFree:          100000 kB\n";
-        assert_eq!(parse_memory(text), Some(484_324 << 10));
-        for garbled in [
-            "",
-            "MemTotal: much\n",
-            "MemTotal: 18446744073709551615 kB\n",
-        ] {
-            assert_eq!(parse_memory(garbled), None, "{garbled}");
-        }
+        let but = [
+            ("max", 10_000),
+            ("buckets", 5120),
+            ("tcp_timeout_established", 86_400),
+            ("udp_timeout", 30),
+        ];
+        assert!(of_left_table(&but, &table).is_empty());
     }
 }
