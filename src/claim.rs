@@ -169,12 +169,12 @@ impl Run<'_> {
     /// Makes the kernel a NAT, on a thread of its own: the calls go on meanwhile.
     async fn ready_kernel(&self, network: &Network) -> Result<Prepared> {
         let kernel = self.settings.kernel.clone();
-        let (mac, address) = (network.mac, network.private_address);
+        let (mac, addresses) = (network.mac, network.private_addresses.clone());
         let vpc = network.vpc_cidr_blocks.clone();
         let dry_run = self.settings.dry_run;
         let prepare = move || {
             let started = Instant::now();
-            let prepared = kernel::prepare(&kernel, mac, address, &vpc, dry_run);
+            let prepared = kernel::prepare(&kernel, mac, &addresses, &vpc, dry_run);
             prepared.map(|prepared| (prepared, started.elapsed()))
         };
         let prepared = tokio::task::spawn_blocking(prepare).await;

@@ -50,6 +50,9 @@ pub struct Network {
     pub mac: Mac,
     /// Its primary private address.
     pub private_address: Ipv4Addr,
+    /// All private addresses of this instance: that one, the interface's others, and those of its
+    /// other interfaces.
+    pub private_addresses: Vec<Ipv4Addr>,
 }
 
 impl Network {
@@ -152,14 +155,17 @@ impl Metadata {
     pub async fn network(&self) -> Result<Network> {
         let mac = self.value("mac", Mac::from_str).await?;
         let of_interface = |name: &str| format!("network/interfaces/macs/{mac}/{name}");
-        let (zone, vpc, blocks, subnet, interface, addresses) = tokio::try_join!(
+        let (zone, vpc, blocks, subnet, interface, mut addresses, of_others) = tokio::try_join!(
             self.value("placement/availability-zone", Zone::from_str),
             self.value(of_interface("vpc-id"), VpcId::from_str),
             self.list(of_interface("vpc-ipv4-cidr-blocks"), cidr_block),
             self.value(of_interface("subnet-id"), SubnetId::from_str),
             self.value(of_interface("interface-id"), InterfaceId::from_str),
             self.list(of_interface("local-ipv4s"), address),
+            self.addresses_of_others(mac),
         )?;
+        let private_address = addresses[0];
+        addresses.extend(of_others);
         Ok(Network {
             availability_zone: zone,
             vpc_id: vpc,
@@ -167,8 +173,25 @@ impl Metadata {
             subnet_id: subnet,
             interface_id: interface,
             mac,
-            private_address: addresses[0],
+            private_address,
+            private_addresses: addresses,
         })
+    }
+
+    /// Of all interfaces but one. One that has no private IPv4 address has no such list.
+    async fn addresses_of_others(&self, primary: Mac) -> Result<Vec<Ipv4Addr>> {
+        let interfaces = self.text("network/interfaces/macs/").await?;
+        let interfaces = interfaces.unwrap_or_default();
+        let macs = interfaces.lines().map(|line| line.trim_end_matches('/'));
+        let mut found = Vec::new();
+        for mac in macs.filter_map(|mac| mac.parse::<Mac>().ok()) {
+            if mac != primary {
+                let path = format!("network/interfaces/macs/{mac}/local-ipv4s");
+                let addresses = self.text(&path).await?.unwrap_or_default();
+                found.extend(addresses.lines().filter_map(|line| address(line).ok()));
+            }
+        }
+        Ok(found)
     }
 
     /// Where the Auto Scaling group is taking this instance; absent outside a group.

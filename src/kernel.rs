@@ -6,6 +6,7 @@ mod expressions;
 mod firewall;
 mod link;
 mod nftables;
+mod own_table;
 mod routing;
 mod ruleset;
 mod sysctl;
@@ -26,6 +27,7 @@ use crate::ids::Mac;
 
 use conntrack::{Forgotten, Translated};
 use firewall::{Masker, Packet};
+use own_table::Nat;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
 
@@ -69,15 +71,15 @@ impl Prepared {
 
 /// Makes this machine a NAT or, where that is not asked for, checks that it is one.
 ///
-/// `mac` and `address` are of the interface that routes point at, `vpc` are all of the VPC's blocks.
-/// Rules of others that drop everything are no error here but an obstacle, for which `ready` asks:
-/// what is one's own is in its place even so.
+/// `mac` is of the interface that routes point at, `addresses` are all of this instance's own, `vpc`
+/// are all of the VPC's blocks. Rules of others that drop everything are no error here but an
+/// obstacle, for which `ready` asks: what is one's own is in its place even so.
 ///
 /// A dry run changes nothing. Blocks for some milliseconds, where others drop for three seconds.
 pub fn prepare(
     kernel: &Kernel,
     mac: Mac,
-    address: Ipv4Addr,
+    addresses: &[Ipv4Addr],
     vpc: &[Ipv4Net],
     dry_run: bool,
 ) -> Result<Prepared> {
@@ -92,14 +94,20 @@ pub fn prepare(
         Kernel::SetUp(wanted) => {
             let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
             let max_segment = u16::try_from(max_segment)?;
-            let table = Table::own_for(&link.name, address, vpc, &wanted.sources, max_segment);
+            let nat = Nat {
+                interface: &link.name,
+                addresses,
+                vpc,
+                sources: &wanted.sources,
+                max_segment,
+            };
             let translated = Translated {
                 interface: link.index,
-                own: &[address],
+                own: addresses,
                 vpc,
                 sources: &wanted.sources,
             };
-            set_up(&mut socket, &table, &translated, &packet, wanted, dry_run)
+            set_up(&mut socket, &nat.table(), &translated, &packet, wanted, dry_run)
         }
         Kernel::Foreign => check(&mut socket, &packet),
     }

@@ -17,6 +17,7 @@ from tests.nat import Nat, Ran
 from tests.packets import SECOND_BLOCK
 from tests.world.other_kernel import OtherKernel
 from tests.world.scene import ZONES
+from tests.world.weather import Body, Rule
 
 OWN = ZONES[0]
 EXPECTED = Path(__file__).with_name("expected")
@@ -26,7 +27,25 @@ SETTINGS = {
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/ens5/send_redirects": "0",
     "net/ipv4/conf/ens5/accept_redirects": "0",
+    "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+    "net/netfilter/nf_conntrack_tcp_loose": "1",
     "net/netfilter/nf_conntrack_tcp_timeout_established": "7440",
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait": "240",
+    "net/netfilter/nf_conntrack_tcp_timeout_fin_wait": "240",
+    "net/netfilter/nf_conntrack_tcp_timeout_last_ack": "240",
+    "net/netfilter/nf_conntrack_udp_timeout": "120",
+    "net/netfilter/nf_conntrack_udp_timeout_stream": "350",
+    "net/netfilter/nf_conntrack_icmp_timeout": "60",
+}
+# The flags of times, and the settings below net/netfilter/nf_conntrack_.
+TIMES = {
+    "established": "tcp_timeout_established",
+    "close-wait": "tcp_timeout_close_wait",
+    "fin-wait": "tcp_timeout_fin_wait",
+    "last-ack": "tcp_timeout_last_ack",
+    "udp": "udp_timeout",
+    "udp-stream": "udp_timeout_stream",
+    "icmp": "icmp_timeout",
 }
 
 
@@ -205,11 +224,49 @@ def test_the_connection_table_follows_the_memory(nat, sizes):
 
 def test_its_size_by_flags(nat, sizes):
     flags = ["--conntrack-max", "9000", "--conntrack-buckets", "30000"]
-    ran = nat.claim(*flags, "--conntrack-established", "1day", within=with_files(sizes))
+    ran = nat.claim(*flags, within=with_files(sizes))
     assert ran.code == 0, ran
     assert (size(sizes, "max"), size(sizes, "buckets")) == (9000, 30_000)
-    path = "net/netfilter/nf_conntrack_tcp_timeout_established"
-    assert nat.machine.read_sysctl(path) == "86400"
+
+
+def times(nat: Nat) -> list[str]:
+    paths = [f"net/netfilter/nf_conntrack_{setting}" for setting in TIMES.values()]
+    return [nat.machine.read_sysctl(path) for path in paths]
+
+
+@pytest.mark.parametrize("how", ["flags", "variables"])
+def test_its_times(nat, how):
+    """Exactly as asked for, be it more or less than they are."""
+    for seconds in (86_400, 11):
+        asked = {name: f"{seconds + n}s" for n, name in enumerate(TIMES)}
+        flags = [f"--conntrack-{name}={time}" for name, time in asked.items()]
+        variables = {
+            f"HANAT_CONNTRACK_{name.upper().replace('-', '_')}": time
+            for name, time in asked.items()
+        }
+        ran = nat.claim(*flags) if how == "flags" else nat.claim(env=variables)
+        assert ran.code == 0, ran
+        assert times(nat) == [str(seconds + n) for n in range(len(TIMES))]
+
+
+def test_more_patient_times_and_what_is_liberal_stay(nat):
+    assert nat.claim().code == 0
+    patient = {
+        "net/netfilter/nf_conntrack_udp_timeout": 600,
+        "net/netfilter/nf_conntrack_udp_timeout_stream": 351,
+        "net/netfilter/nf_conntrack_icmp_timeout": 61,
+        "net/netfilter/nf_conntrack_tcp_timeout_close_wait": 7200,
+    }
+    for path, value in patient.items():
+        nat.machine.write_sysctl(path, value)
+    assert nat.claim("--output", "json").json["kernel"]["changes"] == []
+
+
+def test_connections_are_taken_up_although_somebody_turned_that_off(nat):
+    assert nat.claim().code == 0
+    nat.machine.write_sysctl("net/netfilter/nf_conntrack_tcp_loose", 0)
+    ran = nat.claim()
+    assert "net.netfilter.nf_conntrack_tcp_loose 0 → 1" in ran.stdout
 
 
 def test_a_size_that_cannot_be_set_here_is_not_asked_for_in_vain(nat):
@@ -227,6 +284,12 @@ def test_a_size_that_cannot_be_set_here_is_not_asked_for_in_vain(nat):
         ["--conntrack-established", "0s"],
         ["--conntrack-established", "25days"],
         ["--conntrack-established", "1500ms"],
+        ["--conntrack-udp", "0s"],
+        ["--conntrack-udp-stream", "350"],
+        ["--conntrack-icmp", "1ms"],
+        ["--conntrack-close-wait", "25days"],
+        ["--conntrack-fin-wait", "-1s"],
+        ["--conntrack-last-ack", "soon"],
         ["--source", "10.0.0.0/33"],
         ["--source", "2001:db8::/32"],
     ],
@@ -401,19 +464,44 @@ def test_a_firewall_that_drops_while_it_reloads(nat):
 
 
 def test_variables_that_a_template_left_empty(nat):
-    names = ["SOURCE", "CONNTRACK_MAX", "CONNTRACK_BUCKETS", "CONNTRACK_ESTABLISHED"]
+    times = [f"CONNTRACK_{name.upper().replace('-', '_')}" for name in TIMES]
+    names = ["SOURCE", "CONNTRACK_MAX", "CONNTRACK_BUCKETS", *times]
     ran = nat.claim(env={f"HANAT_{name}": "" for name in names})
     assert ran.code == 0, ran
 
 
 def test_as_many_rules_as_make_a_batch_of_64(nat):
-    blocks = [f"192.168.{2 * n}.0/24" for n in range(55)]
-    for _ in range(2):
-        ran = nat.claim("--source", ",".join(blocks))
+    """Or 63, or 65, or a multiple: everything is there, and what is wrong is known."""
+    blocks = [f"192.168.{2 * n}.0/24" for n in range(100)]
+    for n in (*range(43, 48), 100):
+        ran = nat.claim("--source", ",".join(blocks[:n]))
         assert ran.code == 0, ran
-    with OtherKernel(lacks="nft_masq") as kernel:
-        ran = nat.claim("--source", ",".join(blocks[:53]), preexec=kernel.install)
-    assert "nft_masq" in ran.error, ran
+        assert ruleset(nat.machine).count(" masquerade\n") == n
+        with OtherKernel(lacks="nft_masq") as kernel:
+            nft(nat.machine, "flush ruleset")
+            ran = nat.claim("--source", ",".join(blocks[:n]), preexec=kernel.install)
+        assert "nft_masq" in ran.error, ran
+
+
+def test_as_many_addresses_and_blocks_as_there_can_be(nat):
+    """50 addresses an interface (EC2 user guide, "IP addresses per network interface per instance
+    type"), 50 blocks a VPC (Amazon VPC user guide, "Amazon VPC quotas")."""
+    about = "/latest/meta-data/network/interfaces/macs/*"
+    lists = {
+        "local-ipv4s": [nat.private_address, *(f"10.0.200.{n}" for n in range(1, 50))],
+        "vpc-ipv4-cidr-blocks": ["10.0.0.0/16", *(f"100.64.{2 * n}.0/24" for n in range(49))],
+    }
+    for name, values in lists.items():
+        body = Body("\n".join(values))
+        nat.world.weather(Rule(None, body, service="imds", path=f"{about}/{name}"))
+    sources = ",".join(f"192.168.{2 * n}.0/24" for n in range(100))
+    for _ in range(2):
+        ran = nat.claim("--source", sources, "--output", "json")
+        assert ran.code == 0, ran
+    assert ran.json["kernel"]["changes"] == []
+    listed = ruleset(nat.machine)
+    assert listed.count("ip saddr 10.0.") == 50
+    assert listed.count(" masquerade\n") == 100
 
 
 def test_firewalld_rejects_what_is_forwarded(nat):

@@ -1,6 +1,7 @@
 """What packets meet on a NAT instance that hanat has set up."""
 
 import socket
+from ipaddress import IPv4Interface
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.packets import (
     tcp_server,
     udp,
 )
+from tests.world.scene import ZONES
 
 
 @pytest.fixture
@@ -163,6 +165,49 @@ def test_instance_metadata_is_not_for_those_behind(nat, around):
         with pytest.raises(BlockingIOError):
             there.recv(100)
     metadata.close()
+
+
+def test_containers_on_the_nat_reach_the_metadata(nat, around):
+    """They are the instance's own, as those of Docker are behind its bridge."""
+    assert nat.claim().code == 0
+    container = Host("docker0", "172.17.0.2/16", nat.machine)
+    metadata = Host("metadata", "169.254.169.254/24", around.router)
+    assert udp(container, metadata, 80) == nat.private_address
+    assert tcp(container, metadata) == nat.private_address
+    metadata.close()
+    container.close()
+
+
+def test_no_address_of_the_nats_own_is_masqueraded(nat, around):
+    """Neither a secondary one of its interface, nor one of another interface."""
+    second = nat.scene.attach_interface(nat.instance, nat.scene.private_subnets[ZONES[0]])
+    for interface in (nat.interface, second):
+        nat.world.ec2.assign_private_ip_addresses(
+            NetworkInterfaceId=interface, SecondaryPrivateIpAddressCount=1
+        )
+    interfaces = nat.world.ec2.describe_network_interfaces(
+        NetworkInterfaceIds=[nat.interface, second]
+    )
+    addresses = [
+        address["PrivateIpAddress"]
+        for interface in interfaces["NetworkInterfaces"]
+        for address in interface["PrivateIpAddresses"]
+    ]
+    assert len(addresses) == 4
+    ran = nat.claim("--output", "json")
+    assert ran.code == 0, ran
+    network = ran.json["network"]
+    assert network["private_address"] == network["private_addresses"][0] == nat.private_address
+    assert sorted(network["private_addresses"]) == sorted(addresses)
+    with around.outside.socket(socket.SOCK_DGRAM) as there:
+        there.bind((around.outside.address, 53))
+        for address in addresses:
+            if address != nat.private_address:
+                nat.machine.add_address("ens5", IPv4Interface(f"{address}/32"))
+            with nat.machine.socket(socket.SOCK_DGRAM) as own:
+                own.bind((address, 0))
+                own.sendto(b"hello", (around.outside.address, 53))
+            assert there.recvfrom(100)[1][0] == address
 
 
 def test_strict_reverse_path_filters_are_loosened(nat, around):

@@ -52,6 +52,13 @@ pub fn encode<P: Pusher>(mut list: PushExprListAttrs<P>, expr: &Expr) -> PushExp
             .push_key(*key)
             .end_nested()
             .end_nested(),
+        Expr::Ct(key) => list
+            .nested_elem()
+            .nested_data_ct()
+            .push_dreg(REGISTER)
+            .push_key(*key)
+            .end_nested()
+            .end_nested(),
         Expr::Payload { base, offset, len } => list
             .nested_elem()
             .nested_data_payload()
@@ -229,7 +236,18 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
         "reject" => Expr::Reject,
         "log" | "notrack" => Expr::Aside,
         "match" if text(CompatMatchAttrs::new(data).get_name()) == "comment" => Expr::Aside,
-        "ct" if ExprCtAttrs::new(data).get_sreg().is_ok() => Expr::Aside,
+        "ct" => {
+            let ct = ExprCtAttrs::new(data);
+            if ct.get_sreg().is_ok() {
+                return Some(Expr::Aside);
+            }
+            // Some things are known of each direction by itself.
+            if ct.get_direction().is_ok() {
+                return None;
+            }
+            is_ours(ct.get_dreg())?;
+            Expr::Ct(ct.get_key().ok()?)
+        }
         "target" => Expr::Target(text(ExprTargetAttrs::new(data).get_name())),
         _ => return None,
     };

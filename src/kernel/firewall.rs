@@ -176,7 +176,7 @@ impl Packet<'_> {
         let mut loaded = None;
         for expr in rule {
             let met = match expr {
-                Expr::Meta(_) | Expr::Payload { .. } => {
+                Expr::Meta(_) | Expr::Ct(_) | Expr::Payload { .. } => {
                     loaded = Some((expr, None));
                     continue;
                 }

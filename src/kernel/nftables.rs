@@ -152,7 +152,7 @@ pub fn put(socket: &mut NetlinkSocket, table: &Table, replaces: bool) -> Result<
         }
     }
     batch.request().op_batch_end_do(&batch_header());
-    let batch = Batch(batch.finalize());
+    let batch = Batch::new(batch.finalize());
     let context = || format!("putting the nftables table {table} in place");
     let mut replies = socket
         .request_chained(&batch)
@@ -204,34 +204,70 @@ fn batch_header() -> Nfgenmsg {
     header
 }
 
-/// A transaction whose first and last message are not waited for: kernels before 6.10 do not
-/// acknowledge them. The library knows that too and tells them by the addresses of functions,
-/// which a compiler may duplicate and a linker may fold.
-struct Batch(ChainedFinal<'static>);
+/// A transaction of which the kernel acknowledges one message, the one before the last. What is
+/// wrong with any of them it says all the same (`net/netfilter/nfnetlink.c`); an acknowledgement of
+/// each would be more answers, on a machine with many addresses and blocks, than the socket has
+/// room for. The last message itself is not acknowledged by kernels before 6.10.
+struct Batch {
+    chained: ChainedFinal<'static>,
+    payload: Vec<u8>,
+}
+
+impl Batch {
+    fn new(chained: ChainedFinal<'static>) -> Self {
+        let mut payload = chained.payload().to_vec();
+        ask_for_one(&mut payload, acknowledged(chained.chain_len()));
+        Self { chained, payload }
+    }
+}
+
+fn acknowledged(messages: usize) -> usize {
+    messages.saturating_sub(2)
+}
+
+/// Takes the flag that asks for an acknowledgement from all messages but one.
+fn ask_for_one(messages: &mut [u8], one: usize) {
+    /// `struct nlmsghdr` of linux/netlink.h: 4 bytes of length, 2 of type, 2 of flags, …
+    const HEADER: usize = 16;
+    const NLM_F_ACK: u16 = 0x4;
+    let mut rest = messages;
+    let mut index = 0;
+    while let Some([l0, l1, l2, l3, _, _, f0, f1]) = rest.first_chunk_mut::<8>() {
+        if index != one {
+            let flags = u16::from_ne_bytes([*f0, *f1]) & !NLM_F_ACK;
+            [*f0, *f1] = flags.to_ne_bytes();
+        }
+        let length = u32::from_ne_bytes([*l0, *l1, *l2, *l3]) as usize;
+        let next = length.max(HEADER).next_multiple_of(4);
+        rest = rest.get_mut(next..).unwrap_or_default();
+        index += 1;
+    }
+}
 
 impl NetlinkChained for Batch {
     fn protonum(&self) -> u16 {
-        self.0.protonum()
+        self.chained.protonum()
     }
 
     fn payload(&self) -> &[u8] {
-        self.0.payload()
+        &self.payload
     }
 
     fn chain_len(&self) -> usize {
-        self.0.chain_len()
+        self.chained.chain_len()
     }
 
     fn get_index(&self, seq: u32) -> Option<usize> {
-        NetlinkChained::get_index(&self.0, seq)
+        NetlinkChained::get_index(&self.chained, seq)
     }
 
     fn name(&self, index: usize) -> &'static str {
-        self.0.name(index)
+        self.chained.name(index)
     }
 
     fn supports_ack(&self, index: usize) -> Option<bool> {
-        (index < self.chain_len()).then(|| index != 0 && index + 1 != self.chain_len())
+        let messages = self.chain_len();
+        (index < messages).then(|| index == acknowledged(messages))
     }
 }
 
@@ -266,4 +302,25 @@ fn refused(error: &ReplyError) -> anyhow::Error {
 
 fn text(name: &CStr) -> String {
     name.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_is_acknowledged() {
+        let message = |length: u32| {
+            let mut message = length.to_ne_bytes().to_vec();
+            message.resize(length.next_multiple_of(4) as usize, 0);
+            message[6..8].copy_from_slice(&0x405_u16.to_ne_bytes());
+            message
+        };
+        let mut messages = [message(16), message(21), message(20)].concat();
+        ask_for_one(&mut messages, 1);
+        let flags = |at: usize| u16::from_ne_bytes([messages[at + 6], messages[at + 7]]);
+        assert_eq!([flags(0), flags(16), flags(40)], [0x401, 0x405, 0x401]);
+        // Nothing to be afraid of.
+        ask_for_one(&mut [0; 9], 1);
+    }
 }

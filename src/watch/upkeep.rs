@@ -35,8 +35,8 @@ impl Watch<'_> {
         let network = self.session.metadata.network().await?;
         let kernel = self.settings.kernel.clone();
         let prepare = move || {
-            let (mac, address) = (network.mac, network.private_address);
-            kernel::prepare(&kernel, mac, address, &network.vpc_cidr_blocks, false)
+            let (mac, addresses) = (network.mac, &network.private_addresses);
+            kernel::prepare(&kernel, mac, addresses, &network.vpc_cidr_blocks, false)
         };
         let prepared = tokio::task::spawn_blocking(prepare).await;
         let prepared = prepared.context("setting the kernel up")??;
