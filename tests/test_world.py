@@ -26,6 +26,7 @@ from tests.world.authority import write_certificate
 from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
 from tests.world.weather import (
     Body,
+    Edit,
     Effect,
     ErrorReply,
     Hang,
@@ -37,6 +38,8 @@ from tests.world.weather import (
     ShortBody,
     Throttle,
     Truncate,
+    field,
+    twice,
 )
 
 A, B = ZONES
@@ -469,6 +472,35 @@ def test_short_body(world: World) -> None:
     world.weather("DescribeVpcs", ShortBody())
     with pytest.raises(http.client.IncompleteRead):
         raw(world, "ec2", Action="DescribeVpcs")
+
+
+def test_items_of_an_answer_can_be_edited(scene: Scene) -> None:
+    world, zone = scene.world, ZONES[0]
+    client = world.client("ec2", CLIENT)
+    one, two, three = scene.add_tables(3)
+
+    def shown() -> list[tuple[str, str | None]]:
+        tables = client.describe_route_tables(Filters=[{"Name": "tag:NATAZ", "Values": ["any"]}])
+        return [(table["RouteTableId"], table.get("VpcId")) for table in tables["RouteTables"]]
+
+    before = shown()
+    for change, expected in (
+        (field("vpcId", None), (two, None)),
+        (field("vpcId", "odd"), (two, "odd")),
+    ):
+        world.weather("DescribeRouteTables", Edit(two, change), times=1)
+        assert shown() == [before[0], expected, before[2]]
+    world.weather("DescribeRouteTables", Edit(two, twice), times=1)
+    assert [table for table, _ in shown()] == [one, two, two, three]
+    world.weather("DescribeRouteTables", Edit(two, lambda _: []), times=1)
+    assert [table for table, _ in shown()] == [one, three]
+    groups = world.client("autoscaling", CLIENT)
+    nat = scene.launch_group(zone)
+    world.weather("*", Edit(nat, field("LifecycleState", None)))
+    answer = groups.describe_auto_scaling_instances(InstanceIds=[nat])
+    [member] = answer["AutoScalingInstances"]
+    assert "LifecycleState" not in member
+    assert shown() == before
 
 
 def test_a_hang_ends_with_the_weather(world: World) -> None:

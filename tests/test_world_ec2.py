@@ -109,6 +109,19 @@ def test_a_nat_gateway_that_is_just_made_is_pending(scene: Scene) -> None:
     assert "PublicIp" not in shown["NatGatewayAddresses"][0]
 
 
+def test_a_regional_nat_gateway(scene: Scene) -> None:
+    gateway = scene.regional_nat_gateway("any")
+    shown = about(scene, gateway)
+    assert shown["AvailabilityMode"] == "regional"
+    assert "SubnetId" not in shown
+    assert (shown["State"], shown["VpcId"]) == ("available", scene.vpc)
+    assert shown["NatGatewayAddresses"][0]["PublicIp"]
+    assert about(scene, scene.nat_gateway())["AvailabilityMode"] == "zonal"
+    subnet = scene.public_subnets[A]
+    both = {"AvailabilityMode": "regional", "VpcId": scene.vpc, "SubnetId": subnet}
+    assert_refused(scene.world.ec2.create_nat_gateway, "InvalidParameterCombination", **both)
+
+
 def test_filters_of_nat_gateways(scene: Scene) -> None:
     ec2 = scene.world.ec2
     anyone, own, untagged = (
@@ -285,6 +298,34 @@ def test_pages_and_errors_of_statuses(scene: Scene) -> None:
     assert_refused(refused, r"InvalidInstanceID\.NotFound", InstanceIds=unknown)
     for malformed in ("i-0", "x", "i-0123456789ABCDEF0"):
         assert_refused(refused, r"InvalidInstanceID\.Malformed", InstanceIds=[malformed])
+
+
+# --- Propagated routes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_static_route_beside_a_propagated_one(scene: Scene, first: bool) -> None:
+    world, ec2 = scene.world, scene.world.ec2
+    [table] = scene.add_tables(1)
+    gateway = world.propagate_default_route(table, first)
+    to = {"RouteTableId": table, "DestinationCidrBlock": DEFAULT}
+
+    def shown() -> list[tuple[str, str]]:
+        described = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"][0]["Routes"]
+        routes = [route for route in described if route.get("DestinationCidrBlock") == DEFAULT]
+        return [(route["GatewayId"], route["Origin"]) for route in routes]
+
+    propagated = (gateway, "EnableVgwRoutePropagation")
+    assert shown() == [propagated]
+    igw = scene.internet_gateway
+    assert_refused(ec2.replace_route, "InvalidParameterCombination", **to, GatewayId=igw)
+    ec2.create_route(**to, GatewayId=igw)
+    both = [(igw, "CreateRoute"), propagated]
+    assert shown() == (both[::-1] if first else both)
+    assert world.default_route(table).target == igw
+    assert_refused(ec2.create_route, "RouteAlreadyExists", **to, GatewayId=igw)
+    ec2.delete_route(**to)
+    assert shown() == [propagated]
 
 
 # --- Interfaces -----------------------------------------------------------------------------------

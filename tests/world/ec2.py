@@ -6,6 +6,7 @@ and addresses, and how often an instance booted.
 
 import itertools
 from ipaddress import IPv4Address, IPv4Interface
+from types import SimpleNamespace
 from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -73,6 +74,36 @@ Route.instance_owner_id = property(lambda route: getattr(_instance_of(route), "o
 Route.state = property(_state)
 
 
+# --- Propagated routes ----------------------------------------------------------------------------
+
+
+def propagate_default_route(table: RouteTable, gateway_id: str, first: bool) -> None:
+    """As a virtual private gateway does (API reference, Route, `Origin`). A static route may stand
+    beside it and wins (VPC user guide, "Route priority"); which of them is listed first (?)."""
+    route = Route(table, "0.0.0.0/0", None, None)
+    route.gateway = SimpleNamespace(id=gateway_id)
+    route.propagated = -1 if first else 1
+    table._routes[f"{route.id} propagated"] = route
+
+
+def is_propagated(route: Route) -> bool:
+    return _place(route) != 0
+
+
+def _place(route: Route) -> int:
+    return getattr(route, "propagated", 0)
+
+
+def _origin(route: Route) -> str:
+    if is_propagated(route):
+        return "EnableVgwRoutePropagation"
+    return "CreateRouteTable" if route.local else "CreateRoute"
+
+
+Route.origin = property(_origin)
+RouteTable.routes = property(lambda table: sorted(table._routes.values(), key=_place))
+
+
 def _resolve_target(backend: Any, table: RouteTable, target: dict[str, Any]) -> None:
     """Check a route's target before anything changes (moto clears the old target first, so that a
     refused ReplaceRoute destroys the route) and turn an instance into its interface."""
@@ -133,19 +164,27 @@ def _create_route(
     if not local:
         _resolve_target(backend, table, target)
         # moto looks for an existing route only where the target is not an interface.
-        taken = {route.destination_cidr_block for route in table.routes}
+        static = [route for route in table.routes if not is_propagated(route)]
+        taken = {route.destination_cidr_block for route in static}
         if destination_cidr_block and destination_cidr_block in taken:
             raise RouteAlreadyExistsError(destination_cidr_block)
         STALE.table_changes(table)
-    return original(
-        backend,
-        route_table_id,
-        destination_cidr_block,
-        destination_ipv6_cidr_block,
-        destination_prefix_list_id,
-        local=local,
-        **target,
-    )
+    # moto would refuse what a propagated one has, too.
+    propagated = {key: route for key, route in table._routes.items() if is_propagated(route)}
+    for key in propagated:
+        del table._routes[key]
+    try:
+        return original(
+            backend,
+            route_table_id,
+            destination_cidr_block,
+            destination_ipv6_cidr_block,
+            destination_prefix_list_id,
+            local=local,
+            **target,
+        )
+    finally:
+        table._routes.update(propagated)
 
 
 @wrap(EC2Backend, "replace_route")
@@ -168,8 +207,12 @@ def _replace_route(
     }
     table = backend.get_route_table(route_table_id)
     _resolve_target(backend, table, target)
+    there = [route for route in table.routes if route.destination_cidr_block == "0.0.0.0/0"]
+    if destination_cidr_block == "0.0.0.0/0" and there and all(map(is_propagated, there)):
+        # In which words (?).
+        raise EC2ClientError("InvalidParameterCombination", "The route is propagated.")
     STALE.table_changes(table)
-    return original(
+    route = original(
         backend,
         route_table_id,
         destination_cidr_block,
@@ -177,6 +220,9 @@ def _replace_route(
         destination_prefix_list_id,
         **target,
     )
+    # moto keeps them beside the new target.
+    route.vpc_endpoint_id = route.carrier_gateway = None
+    return route
 
 
 @wrap(EC2Backend, "delete_route")

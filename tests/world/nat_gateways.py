@@ -1,7 +1,8 @@
 """Extends moto's NAT gateways to what EC2's own documentation says of them.
 
 Importing it patches moto: it owns their states, which follow from time, and DescribeNatGateways.
-Limits: none fails, none is regional, none has secondary addresses.
+Limits: none fails, none has secondary addresses. A regional one works from one of the VPC's public
+subnets, where EC2 has it in all zones that need it.
 """
 
 import re
@@ -12,6 +13,7 @@ from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend, nat_gateways
 from moto.ec2.models.nat_gateways import NatGateway
 from moto.ec2.responses import nat_gateways as responses
+from moto.ec2.utils import add_tag_specification
 
 from .autoscaling import LIFECYCLE, Part
 from .clock import CLOCK
@@ -99,6 +101,37 @@ def _create_nat_gateway(
     gateway._eni.source_dest_check = False
     NAT_GATEWAYS.made(gateway)
     return gateway
+
+
+@wrap(responses.NatGateways, "create_nat_gateway")
+def _create(original: Any, response: Any) -> ActionResult:
+    """API reference, CreateNatGateway: a regional one is given a VPC in place of a subnet, and gets
+    its addresses itself. moto knows none. DescribeNatGateways shows no subnet of it."""
+    mode = response._get_param("AvailabilityMode") or "zonal"
+    if mode == "zonal":
+        answer = original(response)
+        answer.result["NatGateway"].availability_mode = mode
+        return answer
+    vpc_id = response._get_param("VpcId")
+    if not vpc_id or response._get_param("SubnetId"):
+        # Which code (?).
+        raise EC2ClientError("InvalidParameterCombination", "A regional one takes a VPC only.")
+    tags = add_tag_specification(response._get_param("TagSpecifications", []))
+    ec2 = response.ec2_backend
+    address = ec2.allocate_address("vpc").allocation_id
+    gateway = ec2.create_nat_gateway(_public_subnet(ec2, vpc_id), address, tags=tags)
+    gateway.availability_mode, gateway.subnet_id = mode, None
+    return ActionResult({"NatGateway": gateway})
+
+
+def _public_subnet(ec2: EC2Backend, vpc_id: str) -> str:
+    for table in ec2.route_tables.values():
+        targets = [route.gateway_id or "" for route in table.routes]
+        if table.vpc_id == vpc_id and any(target.startswith("igw-") for target in targets):
+            for place in table.associations:
+                if "SubnetId" in place:
+                    return str(place["SubnetId"])
+    raise EC2ClientError("InvalidVpcID.NotFound", f"{vpc_id} has no public subnet")
 
 
 @wrap(EC2Backend, "delete_nat_gateway")

@@ -128,6 +128,16 @@ class Scene:
         )
         return answer["NatGateway"]["NatGatewayId"]
 
+    def regional_nat_gateway(self, owner: str) -> str:
+        """A new managed NAT gateway that stands in no subnet."""
+        tags = [{"Key": OWNER_TAG, "Value": owner}]
+        answer = self.world.ec2.create_nat_gateway(
+            AvailabilityMode="regional",
+            VpcId=self.vpc,
+            TagSpecifications=[{"ResourceType": "natgateway", "Tags": tags}],
+        )
+        return answer["NatGateway"]["NatGatewayId"]
+
     def launch_instance(self, subnet: str, **how: Any) -> str:
         """An instance in no group; `how` is for RunInstances."""
         answer = self.world.ec2.run_instances(

@@ -4,7 +4,10 @@ import fnmatch
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from .errors import ApiError, error_reply, throttled
 from .wire import Reply
@@ -79,6 +82,54 @@ class Body:
     status: int = 200
 
 
+@dataclass(frozen=True)
+class Edit:
+    """The real answer, in which what `change` returns stands in the place of each item of a list
+    that has `key` for the text of one of its fields, such as its ID."""
+
+    key: str
+    change: Callable[[Element], list[Element]]
+
+    def apply(self, body: bytes) -> bytes:
+        document = ElementTree.fromstring(body)
+        found = [
+            (parent, item)
+            for parent in document.iter()
+            for item in parent
+            if _name(item) in ("item", "member") and any(part.text == self.key for part in item)
+        ]
+        for parent, item in found:
+            at = list(parent).index(item)
+            parent[at : at + 1] = self.change(item)
+        # As the services write it, without prefixes.
+        ElementTree.register_namespace("", document.tag[1:].partition("}")[0])
+        return ElementTree.tostring(document, encoding="utf-8", xml_declaration=True)
+
+
+def _name(element: Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def field(name: str, text: str | None) -> Callable[[Element], list[Element]]:
+    """For Edit: this text for the item's field and all of that name below it, or none of them."""
+
+    def change(item: Element) -> list[Element]:
+        for parent in list(item.iter()):
+            for part in list(parent):
+                if _name(part) == name and text is None:
+                    parent.remove(part)
+                elif _name(part) == name:
+                    part.text = text
+        return [item]
+
+    return change
+
+
+def twice(item: Element) -> list[Element]:
+    """For Edit."""
+    return [item, item]
+
+
 Effect = (
     Latency
     | ErrorReply
@@ -91,6 +142,7 @@ Effect = (
     | Trickle
     | Replace
     | Body
+    | Edit
 )
 
 
@@ -112,8 +164,8 @@ class Rule:
     path: str | None = None
     method: str | None = None
     instance_id: str | None = None
-    fired: int = field(default=0, init=False)
-    _seen: int = field(default=0, init=False, repr=False)
+    fired: int = attribute(default=0, init=False)
+    _seen: int = attribute(default=0, init=False, repr=False)
 
     def wants(self, subject: "Subject") -> bool:
         if (self.service == "imds") != (subject.service == "imds"):
@@ -140,7 +192,7 @@ class Subject:
 
     service: str
     action: str = ""
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = attribute(default_factory=dict)
     path: str = ""
     method: str = ""
     instance_id: str = ""
@@ -173,7 +225,7 @@ class Weather:
             return execute()
         effect = rule.effect
         reply = Reply()
-        if rule.after or isinstance(effect, (ResetAfter, Truncate, ShortBody, Trickle)):
+        if rule.after or isinstance(effect, (ResetAfter, Truncate, ShortBody, Trickle, Edit)):
             reply = execute()
         match effect:
             case ErrorReply(status, code, message):
@@ -188,6 +240,8 @@ class Weather:
             case ShortBody():
                 half = len(reply.body) // 2
                 return replace(reply, body=reply.body[:half], missing=len(reply.body) - half)
+            case Edit():
+                return replace(reply, body=effect.apply(reply.body))
             case Trickle(rate):
                 return replace(reply, rate=rate)
             case Replace(text, status) | Body(text, status):

@@ -304,11 +304,20 @@ class World:
         with self.lock:
             NAT_GATEWAYS.slow(pending, deleting)
 
+    def propagate_default_route(self, table_id: str, first: bool) -> str:
+        """A virtual private gateway propagates one into the table, which is listed before or after
+        a static one; returns the gateway's ID."""
+        gateway: str = self.ec2.create_vpn_gateway(Type="ipsec.1")["VpnGateway"]["VpnGatewayId"]
+        with self.lock:
+            table = ec2.backend().get_route_table(table_id)
+            ec2.propagate_default_route(table, gateway, first)
+        return gateway
+
     def default_route(self, table_id: str) -> DefaultRoute | None:
         with self.lock:
             LIFECYCLE.tick()
             table: RouteTable = ec2.backend().get_route_table(table_id)
-            for route in table.routes:
+            for route in sorted(table.routes, key=ec2.is_propagated):
                 if route.destination_cidr_block == "0.0.0.0/0":
                     interface = route.network_interface_id
                     target = interface or route.nat_gateway_id or route.gateway_id or ""

@@ -170,7 +170,8 @@ def _routes(vpc_id: str, instances: dict[str, Described]) -> dict[str, dict[str,
             if subnet.vpc_id == vpc_id and table is not None:
                 found[subnet.id] = {
                     route.destination_cidr_block: _target(route, instances)
-                    for route in table.routes
+                    # A static one wins over one that is propagated.
+                    for route in sorted(table.routes, key=ec2.is_propagated, reverse=True)
                     if route.destination_cidr_block and not route.local
                 }
     return found
