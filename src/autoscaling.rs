@@ -6,9 +6,12 @@ use std::fmt;
 
 use anyhow::{Context, Result, anyhow};
 use aws_sdk_autoscaling::Client;
+use aws_sdk_autoscaling::types::AutoScalingInstanceDetails;
 
 use crate::aws::Failure;
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, Malformed};
+use crate::lists::List;
+use crate::troubles::Troubles;
 
 pub use hooks::{Answer, Hook, Transition, choose};
 
@@ -32,14 +35,14 @@ pub struct Member {
     pub state: State,
     /// The group's launching hooks, or why they are not known. Asked for only where one waits or
     /// may soon.
-    pub hooks: Result<Vec<Hook>, String>,
+    pub hooks: Result<List<Hook>, String>,
 }
 
 impl Member {
     /// Whether a hook may be about to wait.
     pub fn may_come_to_wait(&self) -> bool {
-        let hooks = self.hooks.as_ref();
-        matches!(self.state, State::Pending { .. }) && hooks.is_ok_and(|hooks| !hooks.is_empty())
+        let is_any = |hooks: &List<Hook>| !hooks.is_empty() || !hooks.odd().is_empty();
+        matches!(self.state, State::Pending { .. }) && self.hooks.as_ref().is_ok_and(is_any)
     }
 
     /// The launching hook that is ours to complete, where one waits or may soon: the one the
@@ -135,18 +138,19 @@ impl fmt::Display for State {
 #[derive(Debug)]
 pub struct AutoScaling {
     client: Client,
+    /// Where what is odd in an answer is named.
+    troubles: Troubles,
 }
 
 impl AutoScaling {
     /// Calls nothing yet.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, troubles: Troubles) -> Self {
+        Self { client, troubles }
     }
 
     /// Those of the instances that are in a group; at most `GROUP_MEMBERS` are asked for.
-    pub async fn list(&self, instances: &[&InstanceId]) -> Result<Vec<(InstanceId, Listed)>> {
+    pub async fn list(&self, instances: &[&InstanceId]) -> Result<List<(InstanceId, Listed)>> {
         let ids: Vec<String> = instances.iter().map(ToString::to_string).collect();
-        let doing = || format!("asking for the Auto Scaling group of {}", ids.join(", "));
         let answer = self
             .client
             .describe_auto_scaling_instances()
@@ -154,31 +158,16 @@ impl AutoScaling {
             .send()
             .await
             .map_err(Failure::from)
-            .with_context(doing)?;
-        let found = answer.auto_scaling_instances().iter();
-        found
-            .map(|found| {
-                let listed = Listed {
-                    group: found
-                        .auto_scaling_group_name()
-                        .unwrap_or_default()
-                        .to_owned(),
-                    state: State::new(found.lifecycle_state().unwrap_or_default()),
-                    // The API reference spells it Unhealthy and, in an example, UNHEALTHY.
-                    healthy: !found
-                        .health_status()
-                        .is_some_and(|status| status.eq_ignore_ascii_case("unhealthy")),
-                };
-                Ok((found.instance_id().unwrap_or_default().parse()?, listed))
-            })
-            .collect::<Result<_>>()
-            .with_context(doing)
+            .with_context(|| asking(&ids.join(", ")))?;
+        Ok(listed(answer.auto_scaling_instances(), &self.troubles))
     }
 
     /// The instance's group and state; `None` outside a group.
     pub async fn listed(&self, instance: &InstanceId) -> Result<Option<Listed>> {
-        let mut found = self.list(&[instance]).await?;
-        Ok(found.pop().map(|(_, listed)| listed))
+        let found = self.list(&[instance]).await?;
+        let found = found.one(|(id, _)| id == instance);
+        let found = found.with_context(|| asking(instance.as_str()))?;
+        Ok(found.map(|(_, listed)| listed))
     }
 
     /// The same, with the launching hooks.
@@ -191,7 +180,7 @@ impl AutoScaling {
                 let hooks = self.hooks(&group, Transition::Launching).await;
                 hooks.map_err(|error| format!("{error:#}"))
             }
-            State::Other(_) => Ok(Vec::new()),
+            State::Other(_) => Ok(List::default()),
         };
         Ok(Some(Member {
             group,
@@ -201,9 +190,78 @@ impl AutoScaling {
     }
 }
 
+fn asking(instances: &str) -> String {
+    format!("asking for the Auto Scaling group of {instances}")
+}
+
+fn listed(found: &[AutoScalingInstanceDetails], troubles: &Troubles) -> List<(InstanceId, Listed)> {
+    let parse = |found: &AutoScalingInstanceDetails| {
+        let id = found.instance_id().unwrap_or_default().parse()?;
+        let (group, state) = (found.auto_scaling_group_name(), found.lifecycle_state());
+        let listed = Listed {
+            group: name("the name of its Auto Scaling group", group)?,
+            state: State::new(&name("its lifecycle state", state)?),
+            // The API reference spells it Unhealthy and, in an example, UNHEALTHY.
+            healthy: !found
+                .health_status()
+                .is_some_and(|status| status.eq_ignore_ascii_case("unhealthy")),
+        };
+        Ok((id, listed))
+    };
+    let id = AutoScalingInstanceDetails::instance_id;
+    List::read(found, "what Auto Scaling says of", id, parse, troubles)
+}
+
+/// A group's name has 255 characters at most (API reference), a hook's as well; states have fewer.
+fn name(what: &'static str, text: Option<&str>) -> Result<String, Malformed> {
+    let text = text.unwrap_or_default();
+    let fits = !text.is_empty() && text.chars().count() <= 255;
+    if fits && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(Malformed::new(what, text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::lists::tests::odd_text;
+
+    fn good(n: u32) -> AutoScalingInstanceDetails {
+        AutoScalingInstanceDetails::builder()
+            .instance_id(format!("i-{n:08x}"))
+            .auto_scaling_group_name("nat")
+            .lifecycle_state("InService")
+            .health_status("HEALTHY")
+            .build()
+    }
+
+    proptest! {
+        #[test]
+        fn an_odd_instance_hides_no_other(
+            odd in proptest::collection::vec(proptest::collection::vec(odd_text(), 4), 0..5),
+        ) {
+            let odd = odd.into_iter().map(|texts| {
+                let mut texts = texts.into_iter();
+                let mut text = || texts.next().unwrap();
+                AutoScalingInstanceDetails::builder()
+                    .set_instance_id(text())
+                    .set_auto_scaling_group_name(text())
+                    .set_lifecycle_state(text())
+                    .set_health_status(text())
+                    .build()
+            });
+            let mut found: Vec<_> = odd.collect();
+            found.insert(found.len() / 2, good(1));
+            found.extend([good(2), good(1)]);
+            let list = listed(&found, &Troubles::default());
+            let good = list.iter().filter(|(_, listed)| listed.state.is_in_service());
+            prop_assert_eq!(good.count(), 2);
+        }
+    }
 
     #[test]
     fn states_read_back_as_written() {

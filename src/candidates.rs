@@ -6,11 +6,11 @@ use std::pin::pin;
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{OptionFuture, join_all};
 
 use crate::autoscaling::Listed;
 use crate::config::{CANDIDATE_TIME, GROUP_MEMBERS};
-use crate::ec2::{Gateway, Interface, Status};
+use crate::ec2::{Gateway, Interface, Status, status_of};
 use crate::ids::{InstanceId, InterfaceId};
 use crate::ping;
 use crate::routes::{Nat, NextHop, Table, Target};
@@ -38,15 +38,16 @@ pub async fn find(
         if peers.is_empty() {
             return Ok(Vec::new());
         }
-        session.ec2.interfaces(&peers).await
+        let found = session.ec2.interfaces(&peers).await?;
+        Ok(found.into_iter().collect())
     };
     let mut peers = pin!(peers);
     let gateways = session.ec2.standby_gateways(&nat.vpc, key);
     let gateways = known(session, "looking for standby NAT gateways", gateways);
     let in_time = session.within(CANDIDATE_TIME, peers.as_mut().map(Ok));
     let (in_time, gateways) = tokio::join!(in_time, gateways);
-    let gateways: Vec<Gateway> = gateways.unwrap_or_default();
-    let peers = match in_time {
+    let gateways: Vec<Gateway> = gateways.into_iter().flatten().collect();
+    let peers: Result<Vec<Interface>> = match in_time {
         // They are all that there may be.
         Err(_) if gateways.is_empty() => peers.await,
         in_time => in_time.flatten(),
@@ -60,7 +61,7 @@ pub async fn find(
     peers.retain(|found| found.instance.as_ref() != Some(&nat.instance));
     let mut found = examine(session, nat, peers).await;
     found.extend(gateways.into_iter().map(standby));
-    mind_main_table(session, nat, tables, &mut found).await?;
+    mind_main_table(session, nat, tables, &mut found).await;
     Ok(found)
 }
 
@@ -70,15 +71,22 @@ async fn mind_main_table(
     nat: &Nat,
     tables: &[Table],
     candidates: &mut [Candidate],
-) -> Result<()> {
-    if tables.iter().any(|table| table.main && nat.holds(table)) {
-        let subnets = candidates.iter().map(|candidate| &candidate.subnet);
-        let by_name = try_join_all(subnets.map(|subnet| session.ec2.subnet_table(subnet))).await?;
-        for (candidate, by_name) in candidates.iter_mut().zip(by_name) {
-            candidate.uses_main_table = by_name.is_none();
+) {
+    if !tables.iter().any(|table| table.main && nat.holds(table)) {
+        return;
+    }
+    let by_name = candidates.iter().map(|candidate| {
+        let subnet = candidate.subnet.as_ref();
+        OptionFuture::from(subnet.map(|subnet| session.ec2.subnet_table(subnet)))
+    });
+    let by_name = join_all(by_name).await;
+    for (candidate, by_name) in candidates.iter_mut().zip(by_name) {
+        match by_name {
+            None => {}
+            Some(Ok(by_name)) => candidate.uses_main_table = by_name.is_none(),
+            Some(Err(error)) => candidate.trouble = Some(format!("{error:#}")),
         }
     }
-    Ok(())
 }
 
 /// The one that a person names. Fails where there is none such in this VPC.
@@ -90,22 +98,21 @@ pub async fn named(
     name: &Named,
 ) -> Result<Candidate> {
     let mut found = [by_name(session, nat, key, name).await?];
-    mind_main_table(session, nat, tables, &mut found).await?;
+    mind_main_table(session, nat, tables, &mut found).await;
     let [found] = found;
     Ok(found)
 }
 
 async fn by_name(session: &Session, nat: &Nat, key: &str, name: &Named) -> Result<Candidate> {
     let interface = match name {
-        Named::Interface(id) => session.ec2.interfaces(&[id]).await?.pop(),
+        Named::Interface(id) => {
+            let found = session.ec2.interfaces(&[id]).await?;
+            found.one(|found| found.id == *id)?
+        }
         Named::Instance(id) => session.ec2.primary_interface(id).await?,
         Named::NatGateway(id) => {
-            let mut gateways = session
-                .ec2
-                .standby_gateways(&nat.vpc, key)
-                .await?
-                .into_iter();
-            let gateway = gateways.find(|gateway| gateway.id == *id);
+            let gateways = session.ec2.standby_gateways(&nat.vpc, key).await?;
+            let gateway = gateways.one(|gateway| gateway.id == *id)?;
             let gateway = gateway.with_context(|| {
                 format!(
                     "{id} is no NAT gateway of {} that is available, public and tagged {key}",
@@ -115,7 +122,7 @@ async fn by_name(session: &Session, nat: &Nat, key: &str, name: &Named) -> Resul
             return Ok(standby(gateway));
         }
     };
-    let Some(interface) = interface.filter(|found| found.vpc == nat.vpc) else {
+    let Some(interface) = interface.filter(|found| found.vpc.as_ref() == Ok(&nat.vpc)) else {
         bail!("{} has no such interface or instance", nat.vpc);
     };
     if interface.id == nat.interface || interface.instance.as_ref() == Some(&nat.instance) {
@@ -145,9 +152,10 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Vec<Can
         return Vec::new();
     }
     let instances: Vec<&InstanceId> = attached.iter().map(|(instance, _)| instance).collect();
-    let pings = attached
-        .iter()
-        .map(|(_, interface)| ping::answers(interface.address));
+    let pings = attached.iter().map(|(_, interface)| {
+        let address = interface.address.as_ref().ok();
+        OptionFuture::from(address.map(|address| ping::answers(*address)))
+    });
     let (running, groups, pings) = tokio::join!(
         known(
             session,
@@ -164,27 +172,30 @@ async fn examine(session: &Session, nat: &Nat, found: Vec<Interface>) -> Vec<Can
     let examined = attached.into_iter().zip(pings);
     examined
         .map(|((instance, interface), answers)| {
-            let found =
-                |running: &BTreeMap<_, _>| running.get(&instance).copied().unwrap_or(Status::Off);
-            let status = running.as_ref().map(found);
+            let status = running.as_ref();
+            let status = status.and_then(|running| status_of(running, &instance));
             let group = groups.as_ref().and_then(|groups| groups.get(&instance));
             let trouble = trouble(nat, &interface, status, group);
-            let trouble = trouble.or_else(|| match answers {
-                Ok(true) => None,
-                Ok(false) => Some(format!("{} does not answer ICMP", interface.address)),
-                Err(error) => {
+            let trouble = trouble.or_else(|| match (answers?, &interface.address) {
+                (Ok(true), _) | (_, Err(_)) => None,
+                (Ok(false), Ok(address)) => Some(format!("{address} does not answer ICMP")),
+                (Err(error), _) => {
                     let taken = format!("{error:#}; whoever cannot be pinged is taken to answer");
                     session.troubles.warn("pinging", &taken);
                     None
                 }
             });
+            if let Err(error) = &interface.zone {
+                let zone = format!("the zone of {}", interface.id);
+                session.troubles.warn(&zone, &error.to_string());
+            }
             Candidate {
                 hop: NextHop::Instance {
                     instance,
                     interface: interface.id,
                 },
-                zone: Some(interface.zone),
-                subnet: interface.subnet,
+                zone: interface.zone.ok(),
+                subnet: interface.subnet.ok(),
                 uses_main_table: false,
                 trouble,
             }
@@ -222,11 +233,24 @@ fn trouble(
     status: Option<Status>,
     group: Option<&Listed>,
 ) -> Option<String> {
-    if interface.vpc != nat.vpc {
-        return Some(format!("it stands in another VPC, {}", interface.vpc));
+    match &interface.vpc {
+        Ok(vpc) if *vpc == nat.vpc => {}
+        Ok(vpc) => return Some(format!("it stands in another VPC, {vpc}")),
+        Err(error) => return Some(format!("its VPC: {error}")),
     }
-    if interface.source_dest_check {
-        return Some("its source/destination check is on".to_owned());
+    if let Err(error) = &interface.subnet {
+        return Some(format!("its subnet: {error}"));
+    }
+    if let Err(error) = &interface.address {
+        return Some(format!("its address: {error}"));
+    }
+    match interface.source_dest_check {
+        Some(false) => {}
+        Some(true) => return Some("its source/destination check is on".to_owned()),
+        None => {
+            let unknown = "EC2 does not say whether its source/destination check is off";
+            return Some(unknown.to_owned());
+        }
     }
     match status {
         Some(Status::Off) => return Some("it does not run".to_owned()),

@@ -19,6 +19,7 @@ use crate::http;
 use crate::identity::{Network, TargetState};
 use crate::kernel::{self, Prepared};
 use crate::limits::Limits;
+use crate::lists::List;
 use crate::report::{Lifecycle, Outcome, Report, Row};
 use crate::routes::{self, ANY, Nat, Step, Table};
 use crate::session::Session;
@@ -113,7 +114,7 @@ impl Run<'_> {
             tracing::info!("on the way into the warm pool: nothing is claimed");
             return kernel;
         }
-        if steps.is_empty() && !self.settings.allow_none {
+        if steps.is_empty() && report.odd_tables.is_empty() && !self.settings.allow_none {
             bail!(
                 "no route table of {} is tagged {key}={} or {key}={ANY}",
                 nat.vpc,
@@ -162,7 +163,9 @@ impl Run<'_> {
         let kernel = kernel.map(|prepared| report.kernel = Some(prepared));
         report.check_was_on = Some(check_was_on);
         report.check_is_on = check_was_on;
-        let steps = routes::plan(tables, &nat, subnet_table.as_ref());
+        report.odd_tables = tables.odd().to_vec();
+        let ours = tables.into_iter().filter(|table| nat.may_claim(table));
+        let steps = routes::plan(ours.collect(), &nat, subnet_table.as_ref());
         Ok((nat, steps, kernel))
     }
 
@@ -194,12 +197,9 @@ impl Run<'_> {
         Ok(prepared)
     }
 
-    async fn tables(&self, nat: &Nat) -> Result<Vec<Table>> {
-        let owners = [ANY, nat.zone.as_str()];
-        self.session
-            .ec2
-            .tagged_tables(&nat.vpc, &self.settings.owner_tag, &owners)
-            .await
+    async fn tables(&self, nat: &Nat) -> Result<List<Table>> {
+        let key = &self.settings.owner_tag;
+        self.session.ec2.owned_tables(&nat.vpc, key).await
     }
 
     /// Turns the source/destination check off where it is on; says whether it was.
@@ -269,6 +269,10 @@ impl Run<'_> {
         report.check_is_on = check_is_on;
         for row in &mut report.rows {
             let now = tables.iter().find(|table| table.id == row.table.id);
+            if now.is_none() && tables.may_hide(row.table.id.as_str()) {
+                continue;
+            }
+            let now = now.filter(|table| nat.may_claim(table));
             row.settle(now, nat, may_lag);
         }
         Ok(())

@@ -33,6 +33,8 @@ pub struct Report {
     pub candidates: Vec<Candidate>,
     /// A row for each tagged table that leads here.
     pub rows: Vec<Row>,
+    /// Tagged tables that could not be understood, each with why. They may lead here.
+    pub odd_tables: Vec<String>,
     /// Why the run failed.
     pub error: Option<Error>,
 }
@@ -46,6 +48,7 @@ pub async fn run(settings: &DrainSettings) -> Report {
         network: None,
         candidates: Vec::new(),
         rows: Vec::new(),
+        odd_tables: Vec::new(),
         error: None,
     };
     report.error = drain(settings, &mut report).await.err();
@@ -88,6 +91,7 @@ async fn hand_all_over(
     let nat = network.nat(&session.instance);
     report.network = Some(network);
     let tables = session.ec2.owned_tables(&nat.vpc, key).await?;
+    report.odd_tables = tables.odd().to_vec();
     report.candidates = match &settings.to {
         Some(name) => vec![candidates::named(session, &nat, key, &tables, name).await?],
         None => candidates::find(session, &nat, key, &tables).await?,
@@ -107,11 +111,11 @@ impl Report {
             Outcome::Failed(why) => Some(format!("{}: {why}", row.table.id)),
             _ => None,
         });
-        let lost: Vec<String> = lost.collect();
+        let lost: Vec<String> = lost.chain(self.odd_tables.iter().cloned()).collect();
         if lost.is_empty() {
             return Ok(());
         }
-        let (all, n) = (self.rows.len(), lost.len());
+        let (all, n) = (self.rows.len() + self.odd_tables.len(), lost.len());
         bail!(
             "{n} of {all} route tables were not handed over: {}",
             lost.join("; ")

@@ -11,10 +11,12 @@ use aws_sdk_ec2::types::{AttributeBooleanValue, Filter, NetworkInterface};
 use crate::aws::Failure;
 use crate::config::ROUTE_CALLS;
 use crate::ids::{InterfaceId, SubnetId, TableId, VpcId};
+use crate::lists::List;
 use crate::pace::Pace;
 use crate::routes::Table;
+use crate::troubles::Troubles;
 
-pub use successors::{Gateway, Interface, Status};
+pub use successors::{Gateway, Interface, Status, status_of};
 
 const DEFAULT: &str = "0.0.0.0/0";
 
@@ -26,32 +28,24 @@ const PAGE: i32 = 100;
 pub struct Ec2 {
     client: Client,
     pace: Pace,
+    /// Where what is odd in an answer is named.
+    troubles: Troubles,
 }
 
 impl Ec2 {
     /// Calls nothing yet.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, troubles: Troubles) -> Self {
         let pace = Pace::new(ROUTE_CALLS);
-        Self { client, pace }
+        Self {
+            client,
+            pace,
+            troubles,
+        }
     }
 
-    /// Every route table of the VPC whose tag `key` has one of `values`, all pages. Reads are
-    /// eventually consistent.
-    pub async fn tagged_tables(
-        &self,
-        vpc: &VpcId,
-        key: &str,
-        values: &[&str],
-    ) -> Result<Vec<Table>> {
-        let tag = format!("tag:{key}");
-        let filters = [("vpc-id", &[vpc.as_str()][..]), (&tag, values)];
-        self.tables(key, &filters)
-            .await
-            .with_context(|| format!("describing the route tables of {vpc}"))
-    }
-
-    /// Every route table of the VPC that has the tag `key`, all pages.
-    pub async fn owned_tables(&self, vpc: &VpcId, key: &str) -> Result<Vec<Table>> {
+    /// Every route table of the VPC that has the tag `key`, all pages. Reads are eventually
+    /// consistent.
+    pub async fn owned_tables(&self, vpc: &VpcId, key: &str) -> Result<List<Table>> {
         let filters = [("vpc-id", &[vpc.as_str()][..]), ("tag-key", &[key])];
         self.tables(key, &filters)
             .await
@@ -60,25 +54,25 @@ impl Ec2 {
 
     /// One table, if it is there.
     pub async fn table(&self, id: &TableId) -> Result<Option<Table>> {
-        let tables = self
-            .tables("", &[("route-table-id", &[id.as_str()])])
-            .await
-            .with_context(|| format!("describing {id}"))?;
-        Ok(tables.into_iter().next())
+        let tables = self.tables("", &[("route-table-id", &[id.as_str()])]).await;
+        tables
+            .and_then(|tables| tables.one(|table| table.id == *id))
+            .with_context(|| format!("describing {id}"))
     }
 
     /// The table that is associated with a subnet by name. Without one, the VPC's main table
     /// serves it.
     pub async fn subnet_table(&self, subnet: &SubnetId) -> Result<Option<TableId>> {
-        let tables = self
-            .tables("", &[("association.subnet-id", &[subnet.as_str()])])
-            .await
+        let filters = [("association.subnet-id", &[subnet.as_str()][..])];
+        let tables = self.tables("", &filters).await;
+        let table = tables
+            .and_then(|tables| tables.one(|_| true))
             .with_context(|| format!("describing the route table of {subnet}"))?;
-        Ok(tables.into_iter().next().map(|table| table.id))
+        Ok(table.map(|table| table.id))
     }
 
     /// All pages of what the filters (name, values) let through, with the values of tag `key`.
-    async fn tables(&self, key: &str, filters: &[(&str, &[&str])]) -> Result<Vec<Table>> {
+    async fn tables(&self, key: &str, filters: &[(&str, &[&str])]) -> Result<List<Table>> {
         let filters = filters.iter().map(|(name, values)| filter(name, values));
         let mut pages = self
             .client
@@ -87,13 +81,12 @@ impl Ec2 {
             .max_results(PAGE)
             .into_paginator()
             .send();
-        let mut tables = Vec::new();
+        let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            for found in page.map_err(Failure::from)?.route_tables() {
-                tables.push(parse::table(found, key)?);
-            }
+            let page = page.map_err(Failure::from)?;
+            found.extend(page.route_tables.unwrap_or_default());
         }
-        Ok(tables)
+        Ok(parse::tables(&found, key, &self.troubles))
     }
 
     /// Whether the interface drops what is not addressed to it, as every interface does until
@@ -108,8 +101,9 @@ impl Ec2 {
             .await
             .map_err(Failure::from)
             .with_context(doing)?;
-        let found = answer.network_interfaces().first();
+        let mut found = answer.network_interfaces().iter();
         found
+            .find(|found| found.network_interface_id() == Some(interface.as_str()))
             .and_then(NetworkInterface::source_dest_check)
             .ok_or_else(|| anyhow!("the answer has no source/destination check"))
             .with_context(doing)

@@ -125,14 +125,19 @@ pub async fn verify(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -
 /// Takes in what EC2 shows now.
 pub async fn look(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
     let tables = session.ec2.owned_tables(&nat.vpc, key).await?;
+    let mut looked = Ok(());
     for row in rows {
         match tables.iter().find(|table| table.id == row.table.id) {
             Some(now) => row.settle(Some(now), nat),
             // Gone, or only not tagged any more.
-            None => row.settle(session.ec2.table(&row.table.id).await?.as_ref(), nat),
+            None => match session.ec2.table(&row.table.id).await {
+                Ok(now) => row.settle(now.as_ref(), nat),
+                // It says nothing of the others.
+                Err(error) => looked = looked.and(Err(error)),
+            },
         }
     }
-    Ok(())
+    looked
 }
 
 impl Row {

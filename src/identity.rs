@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::{MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use aws_config::BehaviorVersion;
 use aws_config::imds::client::Client;
 use aws_config::imds::client::error::ImdsError;
@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use crate::config::{IMDS_TIMEOUT, imds_wait};
 use crate::errors::causes;
 use crate::ids::{InstanceId, InterfaceId, Mac, Malformed, Region, SubnetId, VpcId, Zone};
+use crate::lists::List;
 use crate::routes::Nat;
 use crate::troubles::Troubles;
 
@@ -158,10 +159,14 @@ impl Metadata {
         let (zone, vpc, blocks, subnet, interface, mut addresses, of_others) = tokio::try_join!(
             self.value("placement/availability-zone", Zone::from_str),
             self.value(of_interface("vpc-id"), VpcId::from_str),
-            self.list(of_interface("vpc-ipv4-cidr-blocks"), cidr_block),
+            self.list(
+                of_interface("vpc-ipv4-cidr-blocks"),
+                cidr_block,
+                Odd::LeftOut
+            ),
             self.value(of_interface("subnet-id"), SubnetId::from_str),
             self.value(of_interface("interface-id"), InterfaceId::from_str),
-            self.list(of_interface("local-ipv4s"), address),
+            self.list(of_interface("local-ipv4s"), address, Odd::NotFirst),
             self.addresses_of_others(mac),
         )?;
         let private_address = addresses[0];
@@ -180,15 +185,14 @@ impl Metadata {
 
     /// Of all interfaces but one. One that has no private IPv4 address has no such list.
     async fn addresses_of_others(&self, primary: Mac) -> Result<Vec<Ipv4Addr>> {
-        let interfaces = self.text("network/interfaces/macs/").await?;
-        let interfaces = interfaces.unwrap_or_default();
-        let macs = interfaces.lines().map(|line| line.trim_end_matches('/'));
+        let path = "network/interfaces/macs/";
+        let text = self.text(path).await?.unwrap_or_default();
         let mut found = Vec::new();
-        for mac in macs.filter_map(|mac| mac.parse::<Mac>().ok()) {
+        for mac in read_lines(&text, path, listed_mac, &self.troubles) {
             if mac != primary {
-                let path = format!("network/interfaces/macs/{mac}/local-ipv4s");
-                let addresses = self.text(&path).await?.unwrap_or_default();
-                found.extend(addresses.lines().filter_map(|line| address(line).ok()));
+                let path = format!("{path}{mac}/local-ipv4s");
+                let text = self.text(&path).await?.unwrap_or_default();
+                found.extend(read_lines(&text, &path, address, &self.troubles));
             }
         }
         Ok(found)
@@ -208,13 +212,10 @@ impl Metadata {
             .with_context(|| reading(&path))
     }
 
-    /// One value a line, at least one.
-    async fn list<T>(&self, path: String, parse: Parse<T>) -> Result<Vec<T>> {
+    /// One value a line. What is odd is left out; an error where nothing else is there.
+    async fn list<T>(&self, path: String, parse: Parse<T>, odd: Odd) -> Result<Vec<T>> {
         let text = self.text(&path).await?.unwrap_or_default();
-        let values: Result<Vec<T>, _> = text.lines().map(parse).collect();
-        let values = values.with_context(|| reading(&path))?;
-        ensure!(!values.is_empty(), "{}: the list is empty", reading(&path));
-        Ok(values)
+        lines(&text, &path, parse, odd, &self.troubles).with_context(|| reading(&path))
     }
 
     /// One value, or none: 404 means that there is no such thing, which is an answer.
@@ -283,6 +284,45 @@ impl Metadata {
     }
 }
 
+/// Which values of a list may be odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Odd {
+    /// Any.
+    LeftOut,
+    /// Not the first one, which counts more than the others.
+    NotFirst,
+}
+
+fn lines<T>(
+    text: &str,
+    path: &str,
+    parse: Parse<T>,
+    odd: Odd,
+    troubles: &Troubles,
+) -> Result<Vec<T>> {
+    let first = text.lines().next().context("the list is empty")?;
+    if odd == Odd::NotFirst {
+        parse(first)?;
+    }
+    let list = read_lines(text, path, parse, troubles);
+    if list.is_empty() {
+        parse(first)?;
+    }
+    Ok(list.into_iter().collect())
+}
+
+/// One value a line, or none. What is odd is named and left out.
+fn read_lines<T>(text: &str, path: &str, parse: Parse<T>, troubles: &Troubles) -> List<T> {
+    let lines: Vec<&str> = text.lines().collect();
+    List::read(
+        &lines,
+        &format!("of {path} from IMDS"),
+        |line| Some(*line),
+        |line| Ok(parse(line)?),
+        troubles,
+    )
+}
+
 /// What an IMDS client needs to know.
 pub fn imds_config(http: SharedHttpClient) -> ProviderConfig {
     ProviderConfig::without_region()
@@ -328,6 +368,11 @@ fn cidr_block(text: &str) -> Result<Ipv4Net, Malformed> {
         .ok_or_else(|| Malformed::new("a VPC's CIDR block such as 10.0.0.0/16", text))
 }
 
+/// In a list of what is below a path, each ends with a slash.
+fn listed_mac(text: &str) -> Result<Mac, Malformed> {
+    text.trim_end_matches('/').parse()
+}
+
 fn address(text: &str) -> Result<Ipv4Addr, Malformed> {
     text.parse()
         .map_err(|_| Malformed::new("an IPv4 address", text))
@@ -335,4 +380,47 @@ fn address(text: &str) -> Result<Ipv4Addr, Malformed> {
 
 fn reading(path: &str) -> String {
     format!("reading {path} from IMDS")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lists::tests::odd_text;
+
+    fn blocks(text: &str, odd: Odd) -> Result<Vec<String>> {
+        let blocks = lines(text, "blocks", cidr_block, odd, &Troubles::default())?;
+        Ok(blocks.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_first_may_have_to_be_right_and_one_must() {
+        let both = "10.0.0.0/16\nodd\n10.0.0.0/16\n10.1.0.0/16";
+        for odd in [Odd::LeftOut, Odd::NotFirst] {
+            assert_eq!(blocks(both, odd).unwrap(), ["10.0.0.0/16", "10.1.0.0/16"]);
+        }
+        assert_eq!(
+            blocks("odd\n10.1.0.0/16", Odd::LeftOut).unwrap(),
+            ["10.1.0.0/16"]
+        );
+        assert!(blocks("odd\n10.1.0.0/16", Odd::NotFirst).is_err());
+        assert!(
+            blocks("odd", Odd::LeftOut)
+                .unwrap_err()
+                .to_string()
+                .contains("\"odd\"")
+        );
+        assert!(blocks("", Odd::LeftOut).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_odd_line_hides_no_other(odd in proptest::collection::vec(odd_text(), 0..6)) {
+            let mut text: Vec<String> = odd.into_iter().flatten().collect();
+            text.insert(text.len() / 2, "10.9.0.0/16".to_owned());
+            let found = blocks(&text.join("\n"), Odd::LeftOut).unwrap();
+            prop_assert!(found.contains(&"10.9.0.0/16".to_owned()));
+        }
+    }
 }

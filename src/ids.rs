@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Text that is not what it was taken for. Displays what was expected and the offending text,
 /// quoted and shortened, so that a garbled answer cannot garble the log.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     expected: &'static str,
     text: String,
@@ -19,6 +19,18 @@ impl Malformed {
     pub fn new(expected: &'static str, text: &str) -> Self {
         let text = text.chars().take(80).collect();
         Self { expected, text }
+    }
+}
+
+/// A text of somebody else's as it may stand in a message: quoted unless it is one plain word, and
+/// kept to its first 80 characters.
+pub fn shown(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    let short: String = text.chars().take(80).collect();
+    if !short.is_empty() && short.chars().all(plain) {
+        short
+    } else {
+        format!("{short:?}")
     }
 }
 

@@ -38,6 +38,7 @@ mod identity;
 mod ids;
 mod kernel;
 mod limits;
+mod lists;
 mod notices;
 mod pace;
 mod ping;

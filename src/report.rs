@@ -47,6 +47,8 @@ pub struct Report {
     pub check_is_on: bool,
     /// A row for each tagged table, in the order of the plan.
     pub rows: Vec<Row>,
+    /// Tagged tables that could not be understood, each with why. They may have been ours.
+    pub odd_tables: Vec<String>,
     /// What the group said and was told.
     pub lifecycle: Option<Lifecycle>,
     /// Whether a hook may be waiting that could not be answered.
@@ -213,6 +215,7 @@ impl Report {
             check_was_on: None,
             check_is_on: false,
             rows: Vec::new(),
+            odd_tables: Vec::new(),
             lifecycle: None,
             unanswered: false,
             error: None,
@@ -248,12 +251,16 @@ impl Report {
 
     /// Fails unless every table was claimed or kept (or, in a dry run, can be).
     pub fn verdict(&self) -> Result<()> {
-        let all = self.rows.len();
-        let lost: Vec<&Row> = self.rows.iter().filter(|row| !self.is_fine(row)).collect();
+        let all = self.rows.len() + self.odd_tables.len();
+        let lost = self.rows.iter().filter(|row| !self.is_fine(row));
+        let lost = lost
+            .map(Row::why_lost)
+            .chain(self.odd_tables.iter().cloned());
+        let lost: Vec<String> = lost.collect();
         if lost.is_empty() {
             return Ok(());
         }
-        let whys: Vec<String> = lost.iter().take(3).map(|row| row.why_lost()).collect();
+        let whys: Vec<String> = lost.iter().take(3).cloned().collect();
         let mut whys = whys.join("; ");
         if lost.len() > 3 {
             whys = format!("{whys}; and {} more", lost.len() - 3);
@@ -277,7 +284,7 @@ impl Report {
         let refused = |row: &&Row| matches!(row.outcome, Outcome::Refused(_));
         let fine = self.rows.iter().filter(|row| self.is_fine(row)).count();
         let refused = self.rows.iter().filter(refused).count();
-        let failed = self.rows.len() - fine - refused;
+        let failed = self.rows.len() - fine - refused + self.odd_tables.len();
         let forwards = self.kernel.is_some() && (self.dry_run || !self.check_is_on);
         if !self.unanswered && failed == 0 && refused > 0 && forwards {
             exit::REFUSED

@@ -175,6 +175,11 @@ impl Nat {
     pub fn holds(&self, table: &Table) -> bool {
         self.next_hop().holds(table)
     }
+
+    /// Whether a table's owner tag says that this instance may claim it.
+    pub fn may_claim(&self, table: &Table) -> bool {
+        table.owner == ANY || table.owner == self.zone.as_str()
+    }
 }
 
 /// What to do with a table.
@@ -252,7 +257,7 @@ fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
     if table.vpc != nat.vpc {
         return Action::Refuse(Refusal::OtherVpc(table.vpc.clone()));
     }
-    if table.owner != ANY && table.owner != nat.zone.as_str() {
+    if !nat.may_claim(table) {
         return Action::Refuse(Refusal::OtherOwner(table.owner.clone()));
     }
     let serves_own_subnet = match subnet_table {

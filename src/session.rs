@@ -42,8 +42,8 @@ impl Session {
             troubles: troubles.clone(),
             http,
             metadata,
-            ec2: Ec2::new(clients.ec2),
-            autoscaling: AutoScaling::new(clients.autoscaling),
+            ec2: Ec2::new(clients.ec2, troubles.clone()),
+            autoscaling: AutoScaling::new(clients.autoscaling, troubles.clone()),
             instance,
         })
     }

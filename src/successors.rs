@@ -13,8 +13,8 @@ pub struct Candidate {
     pub hop: NextHop,
     /// The zone it stands in, where that is known.
     pub zone: Option<Zone>,
-    /// The subnet it stands in.
-    pub subnet: SubnetId,
+    /// The subnet it stands in; a regional NAT gateway stands in none.
+    pub subnet: Option<SubnetId>,
     /// Whether the VPC's main table serves that subnet; where this instance does not hold that
     /// table it does not matter and is not asked for.
     pub uses_main_table: bool,
@@ -77,8 +77,9 @@ pub fn assign<'a>(
 
 /// A table that serves the candidate's own subnet would lead it to itself.
 fn may_get(candidate: &Candidate, table: &Table) -> bool {
-    let is_its_own =
-        table.subnets.contains(&candidate.subnet) || (table.main && candidate.uses_main_table);
+    let subnet = candidate.subnet.as_ref();
+    let is_its_own = subnet.is_some_and(|subnet| table.subnets.contains(subnet))
+        || (table.main && candidate.uses_main_table);
     candidate.trouble.is_none() && !is_its_own
 }
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.nat import Nat
 from tests.world.scene import OWNER_TAG, ZONES
-from tests.world.weather import Latency
+from tests.world.weather import ErrorReply, Latency
 
 OWN, OTHER = ZONES
 

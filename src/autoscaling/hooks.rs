@@ -4,10 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use aws_sdk_autoscaling::types::LifecycleHook;
 
-use super::AutoScaling;
+use super::{AutoScaling, name};
 use crate::aws::{Failure, Kind};
 use crate::ids::InstanceId;
+use crate::lists::List;
+use crate::troubles::Troubles;
 
 /// What a hook holds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ impl fmt::Display for Answer {
 
 impl AutoScaling {
     /// A group's hooks for one of the two transitions.
-    pub async fn hooks(&self, group: &str, transition: Transition) -> Result<Vec<Hook>> {
+    pub async fn hooks(&self, group: &str, transition: Transition) -> Result<List<Hook>> {
         let answer = self
             .client
             .describe_lifecycle_hooks()
@@ -92,21 +95,7 @@ impl AutoScaling {
             .await
             .map_err(Failure::from)
             .with_context(|| format!("describing the lifecycle hooks of {group}"))?;
-        let seconds =
-            |n: Option<i32>| Duration::from_secs(n.and_then(|n| n.try_into().ok()).unwrap_or(0));
-        let hooks = answer.lifecycle_hooks.unwrap_or_default().into_iter();
-        Ok(hooks
-            .filter(|hook| hook.lifecycle_transition() == Some(transition.as_str()))
-            .map(|hook| {
-                let heartbeat = seconds(hook.heartbeat_timeout());
-                Hook {
-                    name: hook.lifecycle_hook_name.unwrap_or_default(),
-                    heartbeat,
-                    // It is never less than what it begins with.
-                    limit: seconds(hook.global_timeout).max(heartbeat),
-                }
-            })
-            .collect())
+        Ok(read(answer.lifecycle_hooks(), transition, &self.troubles))
     }
 
     /// Has a hook wait anew. False: it does not wait (any more).
@@ -160,64 +149,140 @@ impl AutoScaling {
     }
 }
 
-/// Ours: the one the user named, or the only one.
+/// Those that hold up this transition, and what could be one of them.
+fn read(found: &[LifecycleHook], transition: Transition, troubles: &Troubles) -> List<Hook> {
+    let seconds =
+        |n: Option<i32>| Duration::from_secs(n.and_then(|n| n.try_into().ok()).unwrap_or(0));
+    let others = |hook: &LifecycleHook| {
+        let holds_up = hook.lifecycle_transition();
+        holds_up.is_some_and(|other| !other.is_empty() && other != transition.as_str())
+    };
+    let ours: Vec<&LifecycleHook> = found.iter().filter(|hook| !others(hook)).collect();
+    let parse = |hook: &&LifecycleHook| {
+        name(
+            "what a lifecycle hook holds up",
+            hook.lifecycle_transition(),
+        )?;
+        let heartbeat = seconds(hook.heartbeat_timeout());
+        Ok(Hook {
+            name: name("the name of a lifecycle hook", hook.lifecycle_hook_name())?,
+            heartbeat,
+            // It is never less than what it begins with.
+            limit: seconds(hook.global_timeout()).max(heartbeat),
+        })
+    };
+    List::read(
+        &ours,
+        "lifecycle hook",
+        |hook| hook.lifecycle_hook_name(),
+        parse,
+        troubles,
+    )
+}
+
+/// Ours: the one the user named, or the only one. One that cannot be understood could be ours.
 pub fn choose<'a>(
-    hooks: &'a [Hook],
+    hooks: &'a List<Hook>,
     named: Option<&str>,
     transition: Transition,
 ) -> Result<Option<&'a Hook>> {
     let flag = transition.flag();
-    match (named, hooks) {
-        (Some(named), _) => match hooks.iter().find(|hook| hook.name == named) {
-            Some(hook) => Ok(Some(hook)),
-            None => bail!(
-                "{flag} {named:?} is not among the group's {transition} hooks: {}",
-                list(hooks)
-            ),
-        },
-        (None, []) => Ok(None),
-        (None, [hook]) => Ok(Some(hook)),
-        (None, _) => bail!(
+    let found = named.map(|named| hooks.iter().find(|hook| hook.name == named));
+    match (found, named, &hooks[..], hooks.odd()) {
+        (Some(Some(hook)), ..) | (_, None, [hook], []) => Ok(Some(hook)),
+        (_, Some(named), ..) => bail!(
+            "{flag} {named:?} is not among the group's {transition} hooks: {}",
+            list(hooks)
+        ),
+        (_, None, [], []) => Ok(None),
+        (_, None, _, []) => bail!(
             "the group has several {transition} hooks, name ours by {flag}: {}",
+            list(hooks)
+        ),
+        (_, None, ..) => bail!(
+            "one of the group's {transition} hooks cannot be understood, name ours by {flag}: {}",
             list(hooks)
         ),
     }
 }
 
-fn list(hooks: &[Hook]) -> String {
-    if hooks.is_empty() {
+fn list(hooks: &List<Hook>) -> String {
+    let names = hooks.iter().map(|hook| hook.name.clone());
+    let names: Vec<String> = names.chain(hooks.odd().iter().cloned()).collect();
+    if names.is_empty() {
         return "it has none".to_owned();
     }
-    let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
     names.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
 
-    fn hooks(names: &[&str]) -> Vec<Hook> {
-        let hook = |name: &&str| Hook {
-            name: (*name).to_owned(),
-            heartbeat: Duration::from_mins(1),
-            limit: Duration::from_hours(1),
-        };
-        names.iter().map(hook).collect()
+    use super::*;
+    use crate::lists::tests::odd_text;
+
+    fn hook(name: Option<String>, transition: Option<String>) -> LifecycleHook {
+        LifecycleHook::builder()
+            .set_lifecycle_hook_name(name)
+            .set_lifecycle_transition(transition)
+            .heartbeat_timeout(60)
+            .build()
+    }
+
+    fn launching(name: Option<&str>) -> LifecycleHook {
+        let transition = Transition::Launching.as_str().to_owned();
+        hook(name.map(str::to_owned), Some(transition))
+    }
+
+    fn hooks(names: &[Option<&str>]) -> List<Hook> {
+        let found: Vec<LifecycleHook> = names.iter().map(|name| launching(*name)).collect();
+        read(&found, Transition::Launching, &Troubles::default())
     }
 
     #[test]
     fn the_hook_is_named_or_alone() {
-        let chosen = |hooks: &[Hook], named| {
+        let chosen = |hooks: &List<Hook>, named| {
             let chosen = choose(hooks, named, Transition::Launching);
             chosen.map(|hook| hook.map(|hook| hook.name.clone()))
         };
-        assert_eq!(chosen(&hooks(&["a"]), None).unwrap().as_deref(), Some("a"));
-        assert_eq!(chosen(&[], None).unwrap(), None);
-        let two = hooks(&["a", "b"]);
+        let one = hooks(&[Some("a"), Some("a")]);
+        assert_eq!(chosen(&one, None).unwrap().as_deref(), Some("a"));
+        assert_eq!(chosen(&hooks(&[]), None).unwrap(), None);
+        let two = hooks(&[Some("a"), Some("b")]);
         assert_eq!(chosen(&two, Some("b")).unwrap().as_deref(), Some("b"));
         let error = chosen(&two, None).unwrap_err().to_string();
         assert!(error.contains("a, b"), "{error}");
         let error = chosen(&two, Some("c")).unwrap_err().to_string();
         assert!(error.contains("\"c\"") && error.contains("a, b"), "{error}");
+    }
+
+    #[test]
+    fn an_odd_hook_could_be_ours() {
+        for spoilt in [hooks(&[None]), hooks(&[Some("a"), None])] {
+            let error = choose(&spoilt, None, Transition::Launching).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("lifecycle hook without an ID"), "{error}");
+        }
+        let named = hooks(&[None, Some("a")]);
+        let named = choose(&named, Some("a"), Transition::Launching).unwrap();
+        assert_eq!(named.unwrap().name, "a");
+        let other = hook(None, Some("autoscaling:EC2_INSTANCE_REBOOTING".to_owned()));
+        let other = read(&[other], Transition::Launching, &Troubles::default());
+        assert!(other.odd().is_empty(), "it is no launching hook");
+    }
+
+    proptest! {
+        #[test]
+        fn an_odd_hook_hides_no_other(
+            odd in proptest::collection::vec((odd_text(), odd_text()), 0..5),
+        ) {
+            let odd = odd.into_iter().map(|(name, transition)| hook(name, transition));
+            let mut found: Vec<_> = odd.collect();
+            found.insert(found.len() / 2, launching(Some("OURS")));
+            found.push(launching(Some("OURS")));
+            let list = read(&found, Transition::Launching, &Troubles::default());
+            prop_assert_eq!(list.iter().filter(|hook| hook.name == "OURS").count(), 1);
+        }
     }
 }

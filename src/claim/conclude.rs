@@ -92,13 +92,13 @@ impl Run<'_> {
             (Ok(None), _) => bail!("{} has no launching hook", member.group),
             (Ok(Some(hook)), _) if serves => Ok(vec![(hook.name.clone(), Answer::Continue)]),
             (Ok(Some(hook)), _) => Ok(vec![(hook.name.clone(), Answer::Abandon)]),
-            (Err(_), Ok(hooks)) => {
+            (Err(_), Ok(hooks)) if !hooks.is_empty() => {
                 let all = hooks.iter();
                 Ok(all
                     .map(|hook| (hook.name.clone(), Answer::Abandon))
                     .collect())
             }
-            (Err(error), Err(_)) => Err(error),
+            (Err(error), _) => Err(error),
         }
     }
 }

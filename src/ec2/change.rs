@@ -39,11 +39,15 @@ impl Ec2 {
                 replaced.map(drop).map_err(Failure::from)
             };
             let Err(failure) = done else { return Ok(()) };
-            turns += 1;
+            let may_turn = turns + 1 < TURNS;
             match failure.kind() {
-                Kind::NoSuchRoute if turns < TURNS => create = true,
-                Kind::RouteExists if turns < TURNS => {
+                Kind::NoSuchRoute if may_turn => {
+                    turns += 1;
+                    create = true;
+                }
+                Kind::RouteExists if may_turn => {
                     self.check_replaceable(table).await?;
+                    turns += 1;
                     create = false;
                 }
                 _ => {

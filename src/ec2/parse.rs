@@ -1,14 +1,28 @@
-//! What EC2 answers of route tables, in this project's types.
+//! What EC2 answers of route tables, in this project's types. A part of a table that cannot be
+//! understood is left out of it, and hides neither the rest nor other tables.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aws_sdk_ec2::types::{Route, RouteState, RouteTable};
 
 use super::DEFAULT;
-use crate::ids::TableId;
+use crate::ids::{SubnetId, TableId, shown};
+use crate::lists::List;
 use crate::routes::{DefaultRoute, Table, Target};
+use crate::troubles::Troubles;
 
-/// `key` is the owner tag's.
-pub(super) fn table(found: &RouteTable, key: &str) -> Result<Table> {
+/// All of them, each once. `key` is the owner tag's.
+pub(super) fn tables(found: &[RouteTable], key: &str, troubles: &Troubles) -> List<Table> {
+    let parse = |found| table(found, key, troubles);
+    List::read(
+        found,
+        "route table",
+        RouteTable::route_table_id,
+        parse,
+        troubles,
+    )
+}
+
+fn table(found: &RouteTable, key: &str, troubles: &Troubles) -> Result<Table> {
     let id: TableId = found.route_table_id().unwrap_or_default().parse()?;
     let owner = found
         .tags()
@@ -16,28 +30,37 @@ pub(super) fn table(found: &RouteTable, key: &str) -> Result<Table> {
         .find(|tag| tag.key() == Some(key))
         .and_then(|tag| tag.value())
         .unwrap_or_default();
-    let subnets = found.associations().iter().filter_map(|a| a.subnet_id());
-    let default_route = found
-        .routes()
-        .iter()
-        .find(|route| route.destination_cidr_block() == Some(DEFAULT));
+    // Others are gateways', or make it the main table.
+    let associations = found.associations().iter();
+    let subnets: Vec<&str> = associations.filter_map(|a| a.subnet_id()).collect();
+    let subnets: List<SubnetId> = List::read(
+        &subnets,
+        &format!("an association of {id} with the subnet"),
+        |subnet| Some(*subnet),
+        |subnet| Ok(subnet.parse()?),
+        troubles,
+    );
     Ok(Table {
         vpc: found.vpc_id().unwrap_or_default().parse()?,
         owner: owner.to_owned(),
         main: found.associations().iter().any(|a| a.main() == Some(true)),
-        subnets: subnets
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("the subnets of {id}"))?,
-        default_route: default_route
-            .map(default_route_of)
-            .transpose()
-            .with_context(|| format!("the default route of {id}"))?,
+        subnets: subnets.into_iter().collect(),
+        default_route: default_route(found.routes()),
         id,
     })
 }
 
-fn default_route_of(route: &Route) -> Result<DefaultRoute> {
+fn default_route(routes: &[Route]) -> Option<DefaultRoute> {
+    let mut found = routes.iter();
+    let found = found.find(|route| route.destination_cidr_block() == Some(DEFAULT));
+    found.map(|route| DefaultRoute {
+        target: target(route),
+        blackhole: route.state() == Some(&RouteState::Blackhole),
+    })
+}
+
+/// One of a form that nobody knows is a text, which is nobody's.
+fn target(route: &Route) -> Target {
     let others = [
         route.nat_gateway_id(),
         route.transit_gateway_id(),
@@ -45,42 +68,67 @@ fn default_route_of(route: &Route) -> Result<DefaultRoute> {
         route.vpc_peering_connection_id(),
         route.local_gateway_id(),
         route.core_network_arn(),
+        route.egress_only_internet_gateway_id(),
+        route.odb_network_arn(),
     ];
-    let target = if let Some(id) = route.gateway_id().filter(|id| id.starts_with("igw-")) {
-        Target::InternetGateway(id.to_owned())
-    } else if let Some(id) = route.carrier_gateway_id() {
-        Target::InternetGateway(id.to_owned())
-    } else if let Some(id) = others.into_iter().flatten().next() {
-        Target::Other(id.to_owned())
-    } else {
-        Target::Instance {
-            instance: route.instance_id().map(str::parse).transpose()?,
-            interface: route.network_interface_id().map(str::parse).transpose()?,
-        }
-    };
-    Ok(DefaultRoute {
-        target,
-        blackhole: route.state() == Some(&RouteState::Blackhole),
+    if let Some(id) = route.gateway_id().filter(|id| id.starts_with("igw-")) {
+        return Target::InternetGateway(shown(id));
+    }
+    if let Some(id) = route.carrier_gateway_id() {
+        return Target::InternetGateway(shown(id));
+    }
+    if let Some(id) = others.into_iter().flatten().next() {
+        return Target::Other(shown(id));
+    }
+    instance(route).unwrap_or_else(|| {
+        let id = route.network_interface_id().or(route.instance_id());
+        Target::Other(id.map_or_else(|| "unknown".to_owned(), shown))
+    })
+}
+
+/// By its interface, which decides, or by its instance alone.
+fn instance(route: &Route) -> Option<Target> {
+    let interface = route.network_interface_id();
+    let interface = interface.map(str::parse).transpose().ok()?;
+    let instance = route.instance_id().and_then(|id| id.parse().ok());
+    (interface.is_some() || instance.is_some()).then_some(Target::Instance {
+        instance,
+        interface,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use aws_sdk_ec2::types::builders::RouteBuilder;
+    use aws_sdk_ec2::types::{RouteTableAssociation, Tag};
+    use proptest::prelude::*;
 
-    fn target(route: aws_sdk_ec2::types::builders::RouteBuilder) -> Target {
-        default_route_of(&route.build()).unwrap().target
+    use super::*;
+    use crate::lists::tests::odd_text;
+
+    const INTERFACE: &str = "eni-0123456789abcdef0";
+
+    fn read(found: &[RouteTable]) -> List<Table> {
+        tables(found, "NATAZ", &Troubles::default())
+    }
+
+    fn to(route: RouteBuilder) -> Target {
+        target(&route.build())
+    }
+
+    fn by_default(route: RouteBuilder) -> Route {
+        route.destination_cidr_block(DEFAULT).build()
     }
 
     #[test]
     fn every_kind_of_target_is_told_apart() {
         let route = Route::builder;
         assert_eq!(
-            target(route().gateway_id("igw-1")),
+            to(route().gateway_id("igw-1")),
             Target::InternetGateway("igw-1".into())
         );
         assert_eq!(
-            target(route().carrier_gateway_id("cagw-1")),
+            to(route().carrier_gateway_id("cagw-1")),
             Target::InternetGateway("cagw-1".into())
         );
         for other in [
@@ -90,23 +138,121 @@ mod tests {
             route().vpc_peering_connection_id("x-1"),
             route().local_gateway_id("x-1"),
             route().core_network_arn("x-1"),
+            route().odb_network_arn("x-1"),
         ] {
-            assert_eq!(target(other), Target::Other("x-1".into()));
+            assert_eq!(to(other), Target::Other("x-1".into()));
         }
-        let interface = "eni-0123456789abcdef0";
         assert_eq!(
-            target(route().network_interface_id(interface)),
+            to(route().network_interface_id(INTERFACE)),
             Target::Instance {
                 instance: None,
-                interface: Some(interface.parse().unwrap())
+                interface: Some(INTERFACE.parse().unwrap())
             }
         );
     }
 
     #[test]
-    fn garbled_ids_are_refused() {
-        let route = Route::builder().network_interface_id("eni-<script>");
-        assert!(default_route_of(&route.build()).is_err());
-        assert!(table(&RouteTable::builder().vpc_id("vpc-01234567").build(), "k").is_err());
+    fn a_target_of_an_unknown_form_is_nobodys() {
+        let route = Route::builder;
+        assert_eq!(to(route()), Target::Other("unknown".into()));
+        assert_eq!(
+            to(route()
+                .network_interface_id("eni-<script>")
+                .instance_id("i-01234567")),
+            Target::Other("\"eni-<script>\"".into())
+        );
+        assert_eq!(
+            to(route().network_interface_id(INTERFACE).instance_id("mi-1")),
+            to(route().network_interface_id(INTERFACE))
+        );
+    }
+
+    fn good(n: usize) -> RouteTable {
+        RouteTable::builder()
+            .route_table_id(format!("rtb-{n:08x}"))
+            .vpc_id("vpc-01234567")
+            .associations(
+                RouteTableAssociation::builder()
+                    .subnet_id("subnet-01234567")
+                    .build(),
+            )
+            .tags(Tag::builder().key("NATAZ").value("any").build())
+            .routes(by_default(Route::builder().network_interface_id(INTERFACE)))
+            .build()
+    }
+
+    prop_compose! {
+        fn odd_route()(
+            texts in proptest::collection::vec(odd_text(), 12),
+            is_default: bool,
+        ) -> Route {
+            let text = |n: usize| texts[n].clone();
+            let to = if is_default { Some(DEFAULT.to_owned()) } else { text(0) };
+            Route::builder()
+                .set_destination_cidr_block(to)
+                .set_gateway_id(text(1))
+                .set_instance_id(text(2))
+                .set_network_interface_id(text(3))
+                .set_nat_gateway_id(text(4))
+                .set_transit_gateway_id(text(5))
+                .set_core_network_arn(text(6))
+                .set_odb_network_arn(text(7))
+                .set_carrier_gateway_id(text(8))
+                .set_state(text(10).map(|text| RouteState::from(text.as_str())))
+                .set_vpc_peering_connection_id(text(11))
+                .build()
+        }
+    }
+
+    prop_compose! {
+        fn odd_table()(
+            texts in proptest::collection::vec(odd_text(), 5),
+            is_named: bool,
+            routes in proptest::collection::vec(odd_route(), 0..4),
+        ) -> RouteTable {
+            let text = |n: usize| texts[n].clone();
+            let id = if is_named { Some("rtb-ffffffff".to_owned()) } else { text(0) };
+            let association = RouteTableAssociation::builder().set_subnet_id(text(2)).build();
+            RouteTable::builder()
+                .set_route_table_id(id)
+                .set_vpc_id(text(1))
+                .associations(association)
+                .tags(Tag::builder().set_key(text(3)).set_value(text(4)).build())
+                .set_routes(Some(routes))
+                .build()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_odd_table_hides_no_other(odd in proptest::collection::vec(odd_table(), 0..6)) {
+            let mut found = odd;
+            found.insert(found.len() / 2, good(1));
+            found.extend([good(2), good(1)]);
+            let list = read(&found);
+            let good: Vec<_> = list.iter().filter(|table| table.owner == "any").collect();
+            prop_assert_eq!(good.len(), 2);
+            for table in good {
+                prop_assert_eq!(table.subnets.len(), 1);
+                let route = table.default_route.as_ref().unwrap();
+                prop_assert_eq!(route.to_string(), INTERFACE);
+            }
+        }
+
+        #[test]
+        fn an_odd_part_hides_nothing_of_its_table(
+            routes in proptest::collection::vec(odd_route(), 0..4),
+            subnet in odd_text(),
+        ) {
+            let association = RouteTableAssociation::builder().set_subnet_id(subnet).build();
+            let mut table = good(1);
+            let own = table.routes.clone().unwrap_or_default();
+            table.routes = Some([own, routes].concat());
+            table.associations.get_or_insert_default().insert(0, association);
+            let list = read(&[table]);
+            prop_assert_eq!(list.len(), 1);
+            prop_assert_eq!(list[0].subnets.len(), 1);
+            prop_assert_eq!(list[0].default_route.as_ref().unwrap().to_string(), INTERFACE);
+        }
     }
 }

@@ -206,7 +206,10 @@ proptest! {
             prop_assert!(subnet_table.is_some() || !table.main);
             let leads_out = matches!(
                 table.default_route,
-                Some(DefaultRoute { target: Target::InternetGateway(_), .. })
+                Some(DefaultRoute {
+                    target: Target::InternetGateway(_),
+                    ..
+                })
             );
             prop_assert!(!leads_out);
             prop_assert!(table.owner == ANY || table.owner == nat.zone.as_str());

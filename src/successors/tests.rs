@@ -36,7 +36,7 @@ fn peer(n: u32, letter: &str) -> Candidate {
             interface: interface(n),
         },
         zone: Some(zone(letter)),
-        subnet: format!("subnet-{n:08x}").parse().unwrap(),
+        subnet: Some(format!("subnet-{n:08x}").parse().unwrap()),
         uses_main_table: false,
         trouble: None,
     }
@@ -46,7 +46,7 @@ fn gateway(n: u32, letter: Option<&str>) -> Candidate {
     Candidate {
         hop: NextHop::NatGateway(format!("nat-{n:08x}").parse().unwrap()),
         zone: letter.map(zone),
-        subnet: format!("subnet-{n:08x}").parse().unwrap(),
+        subnet: Some(format!("subnet-{n:08x}").parse().unwrap()),
         uses_main_table: false,
         trouble: None,
     }
@@ -115,7 +115,7 @@ fn nobody_who_is_in_trouble_or_uses_the_table_himself() {
     ill.trouble = Some("it is ill".to_owned());
     let neighbour = peer(2, "a");
     let mut used = table(1, ANY, HERE);
-    used.subnets.push(neighbour.subnet.clone());
+    used.subnets.extend(neighbour.subnet.clone());
     assert_eq!(only(used.clone(), &[ill.clone(), neighbour.clone()]), None);
     let far = peer(3, "b");
     assert_eq!(
@@ -134,6 +134,15 @@ fn nobody_whose_subnet_the_main_table_serves_gets_that() {
     neighbour.uses_main_table = true;
     assert_eq!(only(main, &[neighbour.clone()]), None);
     assert!(only(table(1, ANY, HERE), &[neighbour]).is_some());
+}
+
+#[test]
+fn one_that_stands_in_no_subnet_gets_the_table_of_any() {
+    let mut main = table(1, ANY, HERE);
+    main.main = true;
+    let mut regional = gateway(1, None);
+    regional.subnet = None;
+    assert!(only(main, &[regional]).is_some());
 }
 
 #[test]
