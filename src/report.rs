@@ -167,7 +167,7 @@ impl Row {
         {
             let as_before = now.default_route == self.table.default_route;
             match route.target {
-                _ if as_before && (may_lag || route.blackhole) => {}
+                _ if as_before && (may_lag || route.blackhole || route.propagated) => {}
                 Target::Instance { .. } => self.outcome = Outcome::Superseded,
                 _ if as_before => self.outcome = Outcome::Superseded,
                 _ => {

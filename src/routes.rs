@@ -21,7 +21,7 @@ pub struct Table {
     pub main: bool,
     /// The subnets that are associated with it by name.
     pub subnets: Vec<SubnetId>,
-    /// Its route for `0.0.0.0/0`.
+    /// Its route for `0.0.0.0/0`: the static one, or one that is propagated where there is none.
     pub default_route: Option<DefaultRoute>,
 }
 
@@ -33,6 +33,12 @@ impl Table {
             _ => None,
         }
     }
+
+    /// Whether it lacks a default route of its own.
+    pub fn lacks_static_route(&self) -> bool {
+        let route = self.default_route.as_ref();
+        route.is_none_or(|route| route.propagated)
+    }
 }
 
 /// A default route.
@@ -43,12 +49,21 @@ pub struct DefaultRoute {
     /// Whether EC2 says that the target is gone (`blackhole`). It says so late, and never of
     /// an instance that runs without forwarding.
     pub blackhole: bool,
+    /// Whether a gateway or a route server propagates it. A static route may stand beside it, and
+    /// wins (VPC user guide, "Route priority").
+    pub propagated: bool,
 }
 
 impl fmt::Display for DefaultRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.blackhole { " (blackhole)" } else { "" };
-        write!(f, "{}{state}", self.target)
+        write!(f, "{}", self.target)?;
+        if self.propagated {
+            f.write_str(" (propagated)")?;
+        }
+        if self.blackhole {
+            f.write_str(" (blackhole)")?;
+        }
+        Ok(())
     }
 }
 
@@ -185,7 +200,7 @@ impl Nat {
 /// What to do with a table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// It has no default route: make one.
+    /// It has no default route, or only one that is propagated: make one.
     Create,
     /// Its default route leads elsewhere, or EC2 shows it as blackhole: replace it.
     Replace,
@@ -270,10 +285,12 @@ fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
     if let Some(id) = table.internet_gateway() {
         return Action::Refuse(Refusal::InternetGateway(id.to_owned()));
     }
-    match &table.default_route {
-        None => Action::Create,
-        Some(_) if nat.holds(table) => Action::Keep,
-        Some(_) => Action::Replace,
+    if nat.holds(table) {
+        Action::Keep
+    } else if table.lacks_static_route() {
+        Action::Create
+    } else {
+        Action::Replace
     }
 }
 

@@ -251,6 +251,19 @@ def test_a_table_that_somebody_takes_right_after_is_theirs(stage, peer):
     assert last_line(ran.stdout) == "done: 0 handed over, 1 taken by somebody else first"
 
 
+# --- Propagated routes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["listed first", "listed last"])
+def test_the_static_route_is_handed_over_beside_a_propagated_one(stage, peer, first):
+    """Which would take nobody's packets: the static one wins."""
+    stage.world.propagate_default_route(stage.table, first)
+    ran = stage.drain()
+    assert ran.code == 0, ran
+    assert last_line(ran.stdout) == "done: 1 handed over"
+    assert peer.owns(stage.table)
+
+
 # --- Bad weather ----------------------------------------------------------------------------------
 
 # Every call of a run: the action, which of its occurrences, what tells it from others.

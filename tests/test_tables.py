@@ -207,6 +207,70 @@ def test_a_route_that_leads_here_is_kept(nat):
     assert line.endswith("kept")
 
 
+# --- Propagated routes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["listed first", "listed last"])
+def test_a_propagated_default_route_beside_a_static_one(nat, first):
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [table] = nat.scene.add_tables(1, default=peer.interface)
+    nat.world.propagate_default_route(table, first)
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert f"{peer.instance}/{peer.interface} → {nat.instance}/{nat.interface}" in ran.stdout
+    assert nat.owns(table)
+    assert nat.changes["ReplaceRoute"] == 1
+    again = nat.claim()
+    assert "nothing to do: 2 of 2 route tables lead here already" in again.stdout
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["listed first", "listed last"])
+def test_a_static_route_is_made_beside_a_propagated_one(nat, first):
+    table = nat.scene.private_tables[OWN]
+    gateway = nat.world.propagate_default_route(table, first)
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    assert f"{gateway} (propagated) → {nat.instance}/{nat.interface}" in ran.stdout
+    assert nat.owns(table)
+    assert "ReplaceRoute" not in nat.changes
+    again = nat.claim()
+    assert "nothing to do: 1 of 1 route tables lead here already" in again.stdout
+
+
+REFUSED = {
+    "in the world's words": None,
+    "in others": ErrorReply(400, "IncorrectState", "It cannot be replaced."),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_static_route_deleted_beside_a_propagated_one(nat, words):
+    """Replacing what is left is refused, in whatever words."""
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [table] = nat.scene.add_tables(1, default=peer.interface)
+    nat.world.propagate_default_route(table, first=True)
+    if effect := REFUSED[words]:
+        nat.world.weather("ReplaceRoute", effect)
+    nat.world.weather("ReplaceRoute", Latency(0.5))
+    with nat.start() as running:
+        nat.world.wait_for("ReplaceRoute")
+        nat.world.ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
+        ran = running.wait()
+    assert ran.code == 0, ran
+    assert nat.owns(table)
+
+
+def test_a_refusal_to_replace_a_static_route_is_final(nat):
+    """Whatever its words."""
+    peer = Nat(nat.scene, nat.scene.launch_group(OTHER))
+    [table] = nat.scene.add_tables(1, default=peer.interface)
+    nat.world.weather("ReplaceRoute", ErrorReply(400, "IncorrectState", "Not so."))
+    ran = nat.claim()
+    assert ran.code == 4, ran
+    assert f"replacing the default route of {table}: IncorrectState: Not so." in ran.error
+    assert nat.changes["ReplaceRoute"] == 1
+
+
 def test_all_pages_are_read(nat):
     tables = nat.scene.add_tables(120, default=nat.interface)
     ran = nat.claim("--output", "json")

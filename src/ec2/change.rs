@@ -50,6 +50,11 @@ impl Ec2 {
                     turns += 1;
                     create = false;
                 }
+                // In whatever words: it is propagated, or gone.
+                Kind::Other if may_turn && !create && self.lacks_static_route(table).await => {
+                    turns += 1;
+                    create = true;
+                }
                 _ => {
                     let verb = if create { "creating" } else { "replacing" };
                     return Err(failure)
@@ -57,6 +62,11 @@ impl Ec2 {
                 }
             }
         }
+    }
+
+    async fn lacks_static_route(&self, table: &TableId) -> bool {
+        let now = self.table(table).await;
+        matches!(now, Ok(Some(now)) if now.lacks_static_route())
     }
 
     /// Points the default route of a table that leads to `from` at `to`. It is read again right

@@ -2,7 +2,7 @@
 //! understood is left out of it, and hides neither the rest nor other tables.
 
 use anyhow::Result;
-use aws_sdk_ec2::types::{Route, RouteState, RouteTable};
+use aws_sdk_ec2::types::{Route, RouteOrigin, RouteState, RouteTable};
 
 use super::DEFAULT;
 use crate::ids::{SubnetId, TableId, shown};
@@ -50,13 +50,24 @@ fn table(found: &RouteTable, key: &str, troubles: &Troubles) -> Result<Table> {
     })
 }
 
+/// The static one counts, wherever it stands in the list: it wins over one that is propagated.
 fn default_route(routes: &[Route]) -> Option<DefaultRoute> {
-    let mut found = routes.iter();
-    let found = found.find(|route| route.destination_cidr_block() == Some(DEFAULT));
-    found.map(|route| DefaultRoute {
+    let found = routes.iter();
+    let found = found.filter(|route| route.destination_cidr_block() == Some(DEFAULT));
+    let found = found.map(|route| DefaultRoute {
         target: target(route),
         blackhole: route.state() == Some(&RouteState::Blackhole),
-    })
+        propagated: is_propagated(route),
+    });
+    found.min_by_key(|route| route.propagated)
+}
+
+/// By a virtual private gateway, or a route server. What does not say so is static.
+fn is_propagated(route: &Route) -> bool {
+    matches!(
+        route.origin(),
+        Some(RouteOrigin::EnableVgwRoutePropagation | RouteOrigin::Advertisement)
+    )
 }
 
 /// One of a form that nobody knows is a text, which is nobody's.
@@ -167,6 +178,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_static_route_counts_in_either_order() {
+        let propagated = by_default(
+            Route::builder()
+                .gateway_id("vgw-1")
+                .origin(RouteOrigin::EnableVgwRoutePropagation),
+        );
+        let own = by_default(
+            Route::builder()
+                .network_interface_id(INTERFACE)
+                .origin(RouteOrigin::CreateRoute),
+        );
+        for routes in [
+            [propagated.clone(), own.clone()],
+            [own.clone(), propagated.clone()],
+        ] {
+            let route = default_route(&routes).unwrap();
+            assert_eq!(route.to_string(), INTERFACE);
+        }
+        let alone = default_route(&[propagated]).unwrap();
+        assert_eq!(alone.to_string(), "vgw-1 (propagated)");
+    }
+
     fn good(n: usize) -> RouteTable {
         RouteTable::builder()
             .route_table_id(format!("rtb-{n:08x}"))
@@ -198,6 +232,7 @@ mod tests {
                 .set_core_network_arn(text(6))
                 .set_odb_network_arn(text(7))
                 .set_carrier_gateway_id(text(8))
+                .set_origin(text(9).map(|text| RouteOrigin::from(text.as_str())))
                 .set_state(text(10).map(|text| RouteState::from(text.as_str())))
                 .set_vpc_peering_connection_id(text(11))
                 .build()

@@ -19,7 +19,11 @@ fn to(interface: u8, blackhole: bool) -> Option<DefaultRoute> {
         instance: None,
         interface: Some(format!("eni-{interface:017x}").parse().unwrap()),
     };
-    Some(DefaultRoute { target, blackhole })
+    Some(DefaultRoute {
+        target,
+        blackhole,
+        propagated: false,
+    })
 }
 
 fn showing(default_route: Option<DefaultRoute>) -> Table {
@@ -97,6 +101,7 @@ fn another_target_counts_when_seen_twice_in_a_row() {
     let gateway = Some(DefaultRoute {
         target: Target::InternetGateway("igw-1".into()),
         blackhole: false,
+        propagated: false,
     });
     let lost = settled(&[gateway.clone(), gateway]);
     assert!(matches!(lost, Outcome::Failed(_)), "only a NAT takes over");

@@ -41,6 +41,7 @@ fn to(target: Target) -> Option<DefaultRoute> {
     Some(DefaultRoute {
         target,
         blackhole: false,
+        propagated: false,
     })
 }
 
@@ -116,6 +117,13 @@ fn the_own_subnets_table_is_refused_even_where_it_points_here() {
 }
 
 #[test]
+fn a_static_route_is_made_beside_a_propagated_one() {
+    let mut route = to(Target::Other("vgw-1".into())).unwrap();
+    route.propagated = true;
+    assert_eq!(action_for(table(1, ANY, Some(route))), Action::Create);
+}
+
+#[test]
 fn own_zone_comes_first() {
     let tables = vec![
         table(1, ANY, None),
@@ -145,8 +153,13 @@ fn any_route() -> impl Strategy<Value = Option<DefaultRoute>> {
         Just(Target::InternetGateway("igw-1".into())),
         Just(Target::Other("nat-1".into())),
     ];
+    let route = (target, any::<bool>(), any::<bool>());
     proptest::option::of(
-        (target, any::<bool>()).prop_map(|(target, blackhole)| DefaultRoute { target, blackhole }),
+        route.prop_map(|(target, blackhole, propagated)| DefaultRoute {
+            target,
+            blackhole,
+            propagated,
+        }),
     )
 }
 

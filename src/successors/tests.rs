@@ -66,6 +66,7 @@ fn table(n: u32, owner: &str, holder: u32) -> Table {
                 interface: Some(interface(holder)),
             },
             blackhole: false,
+            propagated: false,
         }),
     }
 }
