@@ -11,6 +11,7 @@ use aws_sdk_autoscaling::types::AutoScalingInstanceDetails;
 use crate::aws::Failure;
 use crate::ids::{InstanceId, Malformed};
 use crate::lists::List;
+use crate::patience::Patience;
 use crate::troubles::Troubles;
 
 pub use hooks::{Answer, Hook, Transition, choose};
@@ -138,14 +139,24 @@ impl fmt::Display for State {
 #[derive(Debug)]
 pub struct AutoScaling {
     client: Client,
+    patience: Patience,
     /// Where what is odd in an answer is named.
     troubles: Troubles,
 }
 
 impl AutoScaling {
-    /// Calls nothing yet.
-    pub fn new(client: Client, troubles: Troubles) -> Self {
-        Self { client, troubles }
+    /// Calls nothing yet. `patience` is the one that the client has.
+    pub fn new(client: Client, patience: Patience, troubles: Troubles) -> Self {
+        Self {
+            client,
+            patience,
+            troubles,
+        }
+    }
+
+    /// Not to be allowed to ask for a group is final from now on, unless there is one all the same.
+    pub fn expect_no_group(&self) {
+        self.patience.set_pointless(true);
     }
 
     /// Those of the instances that are in a group; at most `GROUP_MEMBERS` are asked for.
@@ -175,6 +186,7 @@ impl AutoScaling {
         let Some(Listed { group, state, .. }) = self.listed(instance).await? else {
             return Ok(None);
         };
+        self.patience.set_pointless(false);
         let hooks = match state {
             State::Pending { .. } | State::Waiting { .. } => {
                 let hooks = self.hooks(&group, Transition::Launching).await;

@@ -18,6 +18,7 @@ use crate::config;
 use crate::credentials::PatientChain;
 use crate::errors::causes_and_status;
 use crate::ids::Region;
+use crate::patience::{Patience, TABLE_GONE, passes};
 use crate::troubles::Troubles;
 
 /// Clients for one region, with credentials from the SDK's default chain (on an instance: its
@@ -32,16 +33,23 @@ pub struct Clients {
 
 impl Clients {
     /// Reads the SDK's environment variables and profile; calls nothing. Failed attempts are
-    /// noted in `troubles`.
-    pub async fn new(http: SharedHttpClient, region: &Region, troubles: &Troubles) -> Self {
+    /// noted in `troubles`. Each client has its patience with errors that pass.
+    pub async fn new(
+        http: SharedHttpClient,
+        region: &Region,
+        troubles: &Troubles,
+        (of_ec2, of_autoscaling): (&Patience, &Patience),
+    ) -> Self {
         let config = sdk_config(http, region, troubles).await;
         let ec2 = aws_sdk_ec2::config::Builder::from(&config)
             .retry_partition(retries())
-            .interceptor(troubles.clone())
+            .retry_classifier(of_ec2.clone())
+            .interceptor(troubles.patient(of_ec2))
             .build();
         let autoscaling = aws_sdk_autoscaling::config::Builder::from(&config)
             .retry_partition(retries())
-            .interceptor(troubles.clone())
+            .retry_classifier(of_autoscaling.clone())
+            .interceptor(troubles.patient(of_autoscaling))
             .build();
         Self {
             ec2: aws_sdk_ec2::Client::from_conf(ec2),
@@ -93,8 +101,12 @@ pub enum Kind {
     NoSuchRoute,
     /// `CreateRoute` where the table has one.
     RouteExists,
+    /// There is no such route table.
+    NoSuchTable,
     /// `CompleteLifecycleAction` where nothing waits (any more).
     NoActiveAction,
+    /// Not allowed, not known or not ready, for longer than there was patience for.
+    Unready,
     /// No answer, or one that another attempt may better: throttled, or a fault of AWS's.
     Passing,
     /// Anything else.
@@ -159,9 +171,11 @@ fn kind(code: Option<&str>, message: &str) -> Kind {
             Kind::NoSuchRoute
         }
         Some("RouteAlreadyExists") => Kind::RouteExists,
+        Some(TABLE_GONE) => Kind::NoSuchTable,
         Some("ValidationError") if message.contains("No active Lifecycle Action") => {
             Kind::NoActiveAction
         }
+        Some(code) if passes(code, message) => Kind::Unready,
         _ => Kind::Other,
     }
 }

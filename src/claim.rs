@@ -20,6 +20,7 @@ use crate::identity::{Network, TargetState};
 use crate::kernel::{self, Prepared};
 use crate::limits::Limits;
 use crate::lists::List;
+use crate::patience::Patience;
 use crate::report::{Lifecycle, Outcome, Report, Row};
 use crate::routes::{self, ANY, Nat, Step, Table};
 use crate::session::Session;
@@ -35,12 +36,15 @@ pub async fn run(settings: &ClaimSettings) -> Report {
 }
 
 async fn claim(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
+    let begun = tokio::time::Instant::now();
     let troubles = Troubles::default();
     let mut limits = Limits::new(settings.deadline, settings.answer_time, troubles.clone())?;
 
     // Who am I? Nothing can be answered before that is known.
+    let patience = settings.patience.map(|patience| begun + patience);
+    let patience = || patience.map_or_else(Patience::default, Patience::until);
     let session = limits
-        .bound(Session::open(http::client()?, &troubles))
+        .bound(Session::open_with(http::client()?, &troubles, patience))
         .await?;
     report.instance = Some(session.instance.clone());
 
@@ -135,6 +139,9 @@ impl Run<'_> {
     async fn prepare(&self, report: &mut Report) -> Result<(Nat, Vec<Step>, Result<()>)> {
         let metadata = &self.session.metadata;
         let (network, target) = tokio::try_join!(metadata.network(), metadata.target_state())?;
+        if target.is_none() {
+            self.session.autoscaling.expect_no_group();
+        }
         report.target_state = target;
         let nat = network.nat(&self.session.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);

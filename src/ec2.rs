@@ -13,6 +13,7 @@ use crate::config::ROUTE_CALLS;
 use crate::ids::{InterfaceId, SubnetId, TableId, VpcId};
 use crate::lists::List;
 use crate::pace::Pace;
+use crate::patience::Patience;
 use crate::routes::Table;
 use crate::troubles::Troubles;
 
@@ -27,17 +28,19 @@ const PAGE: i32 = 100;
 #[derive(Debug)]
 pub struct Ec2 {
     client: Client,
+    patience: Patience,
     pace: Pace,
     /// Where what is odd in an answer is named.
     troubles: Troubles,
 }
 
 impl Ec2 {
-    /// Calls nothing yet.
-    pub fn new(client: Client, troubles: Troubles) -> Self {
+    /// Calls nothing yet. `patience` is the one that the client has.
+    pub fn new(client: Client, patience: Patience, troubles: Troubles) -> Self {
         let pace = Pace::new(ROUTE_CALLS);
         Self {
             client,
+            patience,
             pace,
             troubles,
         }

@@ -38,6 +38,18 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
+/// The code and message that AWS answered with, if that is what failed.
+pub fn answered<'a>(error: &'a (dyn Error + 'static)) -> Option<(&'a str, &'a str)> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = error.downcast_ref::<ErrorMetadata>() {
+            return Some((answer.code()?, answer.message().unwrap_or_default()));
+        }
+        next = error.source();
+    }
+    None
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -58,7 +70,10 @@ mod tests {
             causes(&error),
             "UnauthorizedOperation: You are not authorized."
         );
+        let answer = ("UnauthorizedOperation", "You are not\nauthorized.");
+        assert_eq!(answered(&error), Some(answer));
         let error = ReplaceRouteError::generic(ErrorMetadata::builder().build());
+        assert_eq!(answered(&error), None);
         assert_eq!(causes(&error), "the answer has no error code");
     }
 }

@@ -41,6 +41,7 @@ mod limits;
 mod lists;
 mod notices;
 mod pace;
+mod patience;
 mod ping;
 mod render;
 mod report;

@@ -11,6 +11,7 @@ use crate::aws::Clients;
 use crate::ec2::Ec2;
 use crate::http;
 use crate::identity::{Instance, Metadata};
+use crate::patience::Patience;
 use crate::troubles::Troubles;
 
 /// All of it shares one HTTP client. Calls are tried again until whoever makes them gives up;
@@ -34,16 +35,28 @@ pub struct Session {
 impl Session {
     /// Asks IMDS who this instance is; calls nothing else. Fails where IMDS answers nonsense.
     pub async fn open(http: reqwest::Client, troubles: &Troubles) -> Result<Self> {
+        Self::open_with(http, troubles, Patience::default).await
+    }
+
+    /// The same, for calls that are made again for errors that pass, each client with a `patience`
+    /// of its own.
+    pub async fn open_with(
+        http: reqwest::Client,
+        troubles: &Troubles,
+        patience: impl Fn() -> Patience,
+    ) -> Result<Self> {
+        let (of_ec2, of_autoscaling) = (patience(), patience());
         let aws_http = http::for_aws(http.clone());
         let metadata = Metadata::new(aws_http.clone(), troubles.clone());
         let instance = metadata.instance().await?;
-        let clients = Clients::new(aws_http, &instance.region, troubles).await;
+        let both = (&of_ec2, &of_autoscaling);
+        let clients = Clients::new(aws_http, &instance.region, troubles, both).await;
         Ok(Self {
             troubles: troubles.clone(),
             http,
             metadata,
-            ec2: Ec2::new(clients.ec2, troubles.clone()),
-            autoscaling: AutoScaling::new(clients.autoscaling, troubles.clone()),
+            ec2: Ec2::new(clients.ec2, of_ec2, troubles.clone()),
+            autoscaling: AutoScaling::new(clients.autoscaling, of_autoscaling, troubles.clone()),
             instance,
         })
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -16,6 +17,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
 use crate::errors::causes_and_status;
+use crate::patience::Patience;
 
 const NO_ANSWER: &str = "no answer yet";
 
@@ -26,9 +28,19 @@ pub struct Troubles {
     /// What a process that stays does again and again and cannot do at present. Its causes are
     /// made of the above, which are not made of these.
     standing: Arc<Mutex<BTreeSet<String>>>,
+    /// The one that the client has whose calls are noted, so as to say so.
+    patience: Patience,
 }
 
 impl Troubles {
+    /// The same, to note what is tried with such patience.
+    pub fn patient(&self, patience: &Patience) -> Self {
+        Self {
+            patience: patience.clone(),
+            ..self.clone()
+        }
+    }
+
     /// `what` is being tried.
     pub fn begin(&self, what: &str) {
         let mut troubles = self.lock();
@@ -39,11 +51,16 @@ impl Troubles {
 
     /// `what` failed once more. The first time is worth a line in the log.
     pub fn note(&self, what: &str, why: &str) {
+        self.note_and_say(what, why, "");
+    }
+
+    /// With something that is worth saying of it, and is none of its causes.
+    fn note_and_say(&self, what: &str, why: &str, more: &str) {
         let before = self.lock().insert(what.to_owned(), why.to_owned());
         if before.is_none_or(|why| why == NO_ANSWER) {
-            tracing::info!("{what}: {why}");
+            tracing::info!("{what}: {why}{more}");
         } else {
-            tracing::debug!("{what}: {why}");
+            tracing::debug!("{what}: {why}{more}");
         }
     }
 
@@ -130,7 +147,16 @@ impl Intercept for Troubles {
     ) -> Result<(), BoxError> {
         let call = call(config);
         match context.output_or_error() {
-            Some(Err(error)) => self.note(call, &causes_and_status(error, context.response())),
+            Some(Err(error)) => {
+                let left = self.patience.left_for(error);
+                let more = left.map(|left| {
+                    let left = Duration::from_secs(left.as_secs().max(1));
+                    let left = humantime::format_duration(left);
+                    format!(" (that may pass: it is tried again for {left})")
+                });
+                let why = causes_and_status(error, context.response());
+                self.note_and_say(call, &why, more.as_deref().unwrap_or_default());
+            }
             Some(Ok(_)) => self.clear(call),
             None => {}
         }

@@ -121,7 +121,7 @@ def test_the_binary_says_what_it_may_not(isolated, deployed: Deployed) -> None:
     statement = {"Effect": "Deny", "Action": "ec2:CreateRoute", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": statement})
     iam.put_role_policy(RoleName=deployed.role, PolicyName="no", PolicyDocument=document)
-    ran: Ran = Nat(scene, deployed.instance).claim()
+    ran: Ran = Nat(scene, deployed.instance).claim("--deadline", "4s")
     assert ran.code != 0
     assert "UnauthorizedOperation" in str(ran)
     assert world.default_route(scene.private_tables[A]) is None

@@ -117,7 +117,7 @@ def test_the_json_document(nat):
 
 def test_a_failure_is_one_json_document_too(nat):
     nat.world.deny("DescribeRouteTables")
-    ran = nat.claim("--output", "json", "--log-format", "json")
+    ran = nat.claim("--output", "json", "--log-format", "json", "--deadline", "2s")
     assert ran.code == 1
     assert ran.json["exit_code"] == 1
     assert "UnauthorizedOperation" in ran.json["error"]

@@ -121,6 +121,8 @@ def test_a_table_deleted_between_read_and_replace(nat):
     assert ran.code == 4, ran
     assert doomed in ran.error
     assert "InvalidRouteTableID.NotFound" in ran.error
+    calls = nat.world.calls("CreateRoute")
+    assert [call.params["RouteTableId"] for call in calls].count(doomed) == 1, "it is gone"
     assert nat.owns(nat.scene.private_tables[OWN])
     assert nat.answers == ["CONTINUE"]
 

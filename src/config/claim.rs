@@ -11,6 +11,10 @@ use crate::cli::ClaimArgs;
 /// Kept of the deadline for answering the lifecycle hook, whatever happened: two attempts.
 const ANSWER_RESERVE: Duration = Duration::from_secs(10);
 
+/// The part of the deadline for which errors that pass are tried again: the rest is enough for what
+/// comes after, and a hook that waits for 5 minutes gets its answer after one.
+const PATIENCE: u32 = 2;
+
 /// What `hanat claim` is to do.
 #[derive(Debug)]
 pub struct ClaimSettings {
@@ -26,6 +30,9 @@ pub struct ClaimSettings {
     pub lifecycle_hook: Option<String>,
     /// Time for the whole run.
     pub deadline: Duration,
+    /// For how long of it errors are tried again that pass, such as a permission that is not in force
+    /// yet; none in a dry run, which nobody waits for.
+    pub patience: Option<Duration>,
     /// What is kept of it for the answer to the lifecycle hook, and granted after a signal.
     pub answer_time: Duration,
     /// Whether to stop before the first change.
@@ -53,6 +60,7 @@ impl ClaimSettings {
             kernel: Kernel::new(&args.kernel)?,
             lifecycle_hook: given(args.lifecycle_hook.as_ref()),
             deadline,
+            patience: (!args.run.dry_run).then_some(deadline / PATIENCE),
             answer_time,
             dry_run: args.run.dry_run,
         })

@@ -30,6 +30,7 @@ impl Ec2 {
     ) -> Result<()> {
         let mut create = *action == Action::Create;
         let mut turns = 0;
+        let mut absences = 0;
         loop {
             self.pace.turn().await;
             let done = if create {
@@ -41,6 +42,10 @@ impl Ec2 {
             let Err(failure) = done else { return Ok(()) };
             let may_turn = turns + 1 < TURNS;
             match failure.kind() {
+                Kind::NoSuchTable if self.is_only_not_known_yet(table).await => {
+                    sleep(backoff(absences)).await;
+                    absences += 1;
+                }
                 Kind::NoSuchRoute if may_turn => {
                     turns += 1;
                     create = true;
@@ -62,6 +67,11 @@ impl Ec2 {
                 }
             }
         }
+    }
+
+    /// A table that is not known where routes are changed, but is where they are read, will be.
+    async fn is_only_not_known_yet(&self, table: &TableId) -> bool {
+        self.patience.left().is_some() && matches!(self.table(table).await, Ok(Some(_)))
     }
 
     async fn lacks_static_route(&self, table: &TableId) -> bool {
