@@ -17,6 +17,7 @@ use crate::config::{self, ClaimSettings};
 use crate::egress;
 use crate::http;
 use crate::identity::{Network, TargetState};
+use crate::ids::TableId;
 use crate::kernel::{self, Prepared};
 use crate::limits::Limits;
 use crate::lists::List;
@@ -170,10 +171,32 @@ impl Run<'_> {
         let kernel = kernel.map(|prepared| report.kernel = Some(prepared));
         report.check_was_on = Some(check_was_on);
         report.check_is_on = check_was_on;
-        report.odd_tables = tables.odd().to_vec();
-        let ours = tables.into_iter().filter(|table| nat.may_claim(table));
-        let steps = routes::plan(ours.collect(), &nat, subnet_table.as_ref());
+        let steps = self.plan(&tables, &nat, subnet_table.as_ref(), report);
         Ok((nat, steps, kernel))
+    }
+
+    /// What to do with the tables that are ours, and what to tell of any.
+    fn plan(
+        &self,
+        tables: &List<Table>,
+        nat: &Nat,
+        subnet_table: Option<&TableId>,
+        report: &mut Report,
+    ) -> Vec<Step> {
+        let ours = tables.iter().filter(|table| nat.may_claim(table));
+        let steps = routes::plan(
+            ours.cloned().collect(),
+            nat,
+            subnet_table,
+            self.settings.replaces_endpoints,
+        );
+        let (key, region) = (&self.settings.owner_tag, &self.session.instance.region);
+        report.warnings = routes::warnings(tables, &steps, key, region);
+        for warning in &report.warnings {
+            tracing::warn!("{warning}");
+        }
+        report.odd_tables = tables.odd().to_vec();
+        steps
     }
 
     /// Makes the kernel a NAT, on a thread of its own: the calls go on meanwhile.
@@ -225,9 +248,10 @@ impl Run<'_> {
     /// Several tables at once. A failure is that table's own.
     async fn apply(&self, nat: &Nat, report: &mut Report) {
         let (ec2, here) = (&self.session.ec2, &nat.next_hop());
+        let replaces_endpoints = self.settings.replaces_endpoints;
         let calls = report.changes().into_iter();
         let calls = calls.map(|(row, table, action)| async move {
-            let done = ec2.point_default_route(&table, &action, here);
+            let done = ec2.point_default_route(&table, &action, here, replaces_endpoints);
             (row, done.await)
         });
         let mut calls = stream::iter(calls).buffer_unordered(config::ROUTE_CALLS_IN_FLIGHT);

@@ -110,6 +110,10 @@ pub struct ClaimArgs {
     #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
     pub no_probe: bool,
 
+    /// Take default routes that lead to a VPC endpoint, such as a firewall's, too
+    #[arg(long, env = "HANAT_REPLACE_ENDPOINT", value_parser = BoolishValueParser::new())]
+    pub replace_endpoint: bool,
+
     /// What of the kernel.
     #[command(flatten)]
     pub kernel: KernelArgs,

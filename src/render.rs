@@ -32,6 +32,7 @@ pub fn json(report: &Report) -> String {
             "hook": lifecycle.answered.as_ref().map(|(hook, _)| hook),
             "result": lifecycle.answered.as_ref().map(|(_, answer)| answer.as_str()),
         })),
+        "warnings": report.warnings,
         "error": report.error.as_ref().map(|error| format!("{error:#}")),
         "exit_code": report.exit_code(),
     });
@@ -82,8 +83,11 @@ pub fn text(report: &Report) -> String {
     if !report.rows.is_empty() {
         text.push_str(&rows(report));
     }
-    if let Some(lifecycle) = &report.lifecycle {
+    for warning in &report.warnings {
         // Writing to a string cannot fail.
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    if let Some(lifecycle) = &report.lifecycle {
         let _ = write!(
             text,
             "Auto Scaling group {}: {}",

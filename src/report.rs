@@ -49,6 +49,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Tagged tables that could not be understood, each with why. They may have been ours.
     pub odd_tables: Vec<String>,
+    /// What of the route tables deserves a look.
+    pub warnings: Vec<String>,
     /// What the group said and was told.
     pub lifecycle: Option<Lifecycle>,
     /// Whether a hook may be waiting that could not be answered.
@@ -216,6 +218,7 @@ impl Report {
             check_is_on: false,
             rows: Vec::new(),
             odd_tables: Vec::new(),
+            warnings: Vec::new(),
             lifecycle: None,
             unanswered: false,
             error: None,

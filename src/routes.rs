@@ -1,9 +1,15 @@
 //! Tables and identity in, plan out: what to do with each route table's default route, and
 //! why. Pure; the rules under which a route is never touched live here.
 
+mod warnings;
+
 use std::fmt;
 
+use ipnet::Ipv4Net;
+
 use crate::ids::{InstanceId, InterfaceId, NatGatewayId, SubnetId, TableId, VpcId, Zone};
+
+pub use warnings::warnings;
 
 /// The owner tag's value for a table that any NAT instance may claim.
 pub const ANY: &str = "any";
@@ -23,13 +29,17 @@ pub struct Table {
     pub subnets: Vec<SubnetId>,
     /// Its route for `0.0.0.0/0`: the static one, or one that is propagated where there is none.
     pub default_route: Option<DefaultRoute>,
+    /// Its routes for large parts of the Internet, which win over the default route, and where they
+    /// lead.
+    pub larger_parts: Vec<(Ipv4Net, Target)>,
 }
 
 impl Table {
-    /// The internet gateway that the default route leads to, by ID.
-    pub fn internet_gateway(&self) -> Option<&str> {
+    /// Why the default route that it has now must not be replaced.
+    pub fn must_keep(&self, replaces_endpoints: bool) -> Option<Refusal> {
         match &self.default_route.as_ref()?.target {
-            Target::InternetGateway(id) => Some(id),
+            Target::InternetGateway(id) => Some(Refusal::InternetGateway(id.clone())),
+            Target::Endpoint(id) if !replaces_endpoints => Some(Refusal::Endpoint(id.clone())),
             _ => None,
         }
     }
@@ -81,6 +91,8 @@ pub enum Target {
     /// An internet gateway or, in a Wavelength zone, a carrier gateway: the way out that a NAT
     /// instance itself needs.
     InternetGateway(String),
+    /// A VPC endpoint: a firewall that looks at what leaves the VPC.
+    Endpoint(String),
     /// Anything else, by ID: a NAT gateway, a transit gateway, …
     Other(String),
 }
@@ -101,7 +113,7 @@ impl fmt::Display for Target {
                 ..
             } => write!(f, "{interface}"),
             Self::Instance { .. } => f.write_str("unknown"),
-            Self::InternetGateway(id) | Self::Other(id) => f.write_str(id),
+            Self::InternetGateway(id) | Self::Endpoint(id) | Self::Other(id) => f.write_str(id),
         }
     }
 }
@@ -221,6 +233,8 @@ pub enum Refusal {
     OwnSubnet(SubnetId),
     /// It is the way out to the Internet, for whatever public subnet uses it.
     InternetGateway(String),
+    /// It leads through a firewall, which would be passed by.
+    Endpoint(String),
 }
 
 impl fmt::Display for Refusal {
@@ -234,6 +248,11 @@ impl fmt::Display for Refusal {
             Self::InternetGateway(id) => {
                 write!(f, "its default route leads to an internet gateway, {id}")
             }
+            Self::Endpoint(id) => write!(
+                f,
+                "its default route leads to a VPC endpoint, {id}, such as a firewall's \
+                 (--replace-endpoint)"
+            ),
         }
     }
 }
@@ -252,12 +271,18 @@ pub struct Step {
 /// `Refuse`) throughout.
 ///
 /// `subnet_table` is the table that is associated with the NAT's own subnet by name; without
-/// one, the VPC's main table serves the subnet.
-pub fn plan(tables: Vec<Table>, nat: &Nat, subnet_table: Option<&TableId>) -> Vec<Step> {
+/// one, the VPC's main table serves the subnet. `replaces_endpoints`: those that lead to an endpoint,
+/// too.
+pub fn plan(
+    tables: Vec<Table>,
+    nat: &Nat,
+    subnet_table: Option<&TableId>,
+    replaces_endpoints: bool,
+) -> Vec<Step> {
     let mut steps: Vec<Step> = tables
         .into_iter()
         .map(|table| Step {
-            action: action(&table, nat, subnet_table),
+            action: action(&table, nat, subnet_table, replaces_endpoints),
             table,
         })
         .collect();
@@ -268,7 +293,12 @@ pub fn plan(tables: Vec<Table>, nat: &Nat, subnet_table: Option<&TableId>) -> Ve
     steps
 }
 
-fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
+fn action(
+    table: &Table,
+    nat: &Nat,
+    subnet_table: Option<&TableId>,
+    replaces_endpoints: bool,
+) -> Action {
     if table.vpc != nat.vpc {
         return Action::Refuse(Refusal::OtherVpc(table.vpc.clone()));
     }
@@ -282,8 +312,8 @@ fn action(table: &Table, nat: &Nat, subnet_table: Option<&TableId>) -> Action {
     if serves_own_subnet || table.subnets.contains(&nat.subnet) {
         return Action::Refuse(Refusal::OwnSubnet(nat.subnet.clone()));
     }
-    if let Some(id) = table.internet_gateway() {
-        return Action::Refuse(Refusal::InternetGateway(id.to_owned()));
+    if let Some(refusal) = table.must_keep(replaces_endpoints) {
+        return Action::Refuse(refusal);
     }
     if nat.holds(table) {
         Action::Keep

@@ -110,6 +110,7 @@ def test_the_json_document(nat):
             "hook": HOOK,
             "result": "CONTINUE",
         },
+        "warnings": [],
         "error": None,
         "exit_code": 0,
     }

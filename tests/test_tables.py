@@ -167,7 +167,8 @@ def test_an_internet_gateway_that_came_between_read_and_create_is_left_alone(nat
         )
         ran = running.wait()
     assert ran.code == 4, ran
-    assert f"{table}: somebody else made it lead to {nat.scene.internet_gateway}" in ran.error
+    said = f"{table}: somebody else changed it: its default route leads to an internet gateway"
+    assert f"{said}, {nat.scene.internet_gateway}" in ran.error
     assert nat.route(table).target == nat.scene.internet_gateway
 
 
@@ -271,6 +272,92 @@ def test_a_refusal_to_replace_a_static_route_is_final(nat):
     assert ran.code == 4, ran
     assert f"replacing the default route of {table}: IncorrectState: Not so." in ran.error
     assert nat.changes["ReplaceRoute"] == 1
+
+
+# --- What is told ---------------------------------------------------------------------------------
+
+NOBODYS = ["use1-az1", "", "Any", "any ", f"{OWN} ", "us-west-2a", "us-east-1"]
+
+
+@pytest.mark.parametrize("owner", NOBODYS)
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)], ids=["", "dry run"])
+def test_a_tag_that_names_nobody(nat, owner, flags):
+    [table] = nat.scene.add_tables(1, owner=None)
+    nat.world.ec2.create_tags(Resources=[table], Tags=[{"Key": OWNER_TAG, "Value": owner}])
+    nat.scene.add_tables(1, owner=OTHER)
+    ran = nat.claim("--output", "json", *flags)
+    assert ran.code == 0, ran
+    [told] = ran.json["warnings"]
+    assert told.startswith(f"{table} is tagged {OWNER_TAG}=")
+    assert owner in told
+    assert [line for line in ran.stderr.splitlines() if f" WARN {told}" in line]
+    assert len(ran.json["tables"]) == 1
+    assert nat.route(table) is None
+
+
+def test_routes_that_win_over_the_default_route(nat):
+    table = nat.scene.private_tables[OWN]
+    peer = Nat(nat.scene, nat.scene.launch_instance(nat.scene.public_subnets[OTHER]))
+    for half in ("128.0.0.0/1", "0.0.0.0/1", "11.0.0.0/8"):
+        nat.world.ec2.create_route(
+            RouteTableId=table, DestinationCidrBlock=half, NetworkInterfaceId=peer.interface
+        )
+    ran = nat.claim()
+    assert ran.code == 0, ran
+    there = f"{peer.instance}/{peer.interface}"
+    told = (
+        f"{table} has routes that win over its default route: "
+        f"0.0.0.0/1 → {there}, 128.0.0.0/1 → {there}"
+    )
+    assert f"warning: {told}\n" in ran.stdout
+    assert told in ran.stderr
+    assert nat.owns(table)
+
+
+def endpoint(nat: Nat) -> str:
+    """Of a firewall, in the own zone."""
+    answer = nat.world.ec2.create_vpc_endpoint(
+        VpcId=nat.scene.vpc,
+        ServiceName="com.amazonaws.vpce.us-east-1.vpce-svc-0123456789abcdef0",
+        VpcEndpointType="GatewayLoadBalancer",
+        SubnetIds=[nat.scene.private_subnets[OWN]],
+    )
+    return answer["VpcEndpoint"]["VpcEndpointId"]
+
+
+def test_a_table_that_leads_to_a_firewall_is_refused_unless_that_is_asked_for(nat):
+    [table] = nat.scene.add_tables(1)
+    firewall = endpoint(nat)
+    nat.world.ec2.create_route(
+        RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", VpcEndpointId=firewall
+    )
+    ran = nat.claim()
+    assert ran.code == 3, ran
+    assert f"{table} refused: its default route leads to a VPC endpoint, {firewall}" in ran.error
+    assert "--replace-endpoint" in ran.error
+    assert nat.route(table).target == firewall
+    assert nat.owns(nat.scene.private_tables[OWN])
+    ran = nat.claim(env={"HANAT_REPLACE_ENDPOINT": "true"})
+    assert ran.code == 0, ran
+    assert f"{firewall} → {nat.instance}/{nat.interface}" in ran.stdout
+    assert nat.owns(table)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_firewall_that_came_between_read_and_create(nat, replaces):
+    [table] = nat.scene.add_tables(1)
+    firewall = endpoint(nat)
+    nat.world.weather("CreateRoute", Latency(0.5))
+    with nat.start(*["--replace-endpoint"] * replaces) as running:
+        nat.world.wait_for("CreateRoute")
+        nat.world.ec2.create_route(
+            RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", VpcEndpointId=firewall
+        )
+        ran = running.wait()
+    assert ran.code == (0 if replaces else 4), ran
+    assert nat.owns(table) == replaces
+    if not replaces:
+        assert f"{table}: somebody else changed it: its default route leads to a VPC" in ran.error
 
 
 def test_all_pages_are_read(nat):

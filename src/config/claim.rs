@@ -24,6 +24,8 @@ pub struct ClaimSettings {
     pub allow_none: bool,
     /// Where the Internet is asked for an answer; empty means not at all.
     pub probe_urls: Vec<Url>,
+    /// Whether a default route that leads to a VPC endpoint is taken, too.
+    pub replaces_endpoints: bool,
     /// What to do about the kernel.
     pub kernel: Kernel,
     /// The launching hook to complete, where the user named it.
@@ -57,6 +59,7 @@ impl ClaimSettings {
             owner_tag,
             allow_none: args.allow_none,
             probe_urls,
+            replaces_endpoints: args.replace_endpoint,
             kernel: Kernel::new(&args.kernel)?,
             lifecycle_hook: given(args.lifecycle_hook.as_ref()),
             deadline,

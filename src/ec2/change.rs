@@ -21,12 +21,13 @@ const TURNS: usize = 4;
 impl Ec2 {
     /// Points the default route of a table somewhere. Another NAT may create the route
     /// at the same moment, or a person delete it: whichever call turns out to be wrong, the
-    /// other one is made.
+    /// other one is made. `replaces_endpoints`: also what leads to one by then.
     pub async fn point_default_route(
         &self,
         table: &TableId,
         action: &Action,
         to: &NextHop,
+        replaces_endpoints: bool,
     ) -> Result<()> {
         let mut create = *action == Action::Create;
         let mut turns = 0;
@@ -51,7 +52,7 @@ impl Ec2 {
                     create = true;
                 }
                 Kind::RouteExists if may_turn => {
-                    self.check_replaceable(table).await?;
+                    self.check_replaceable(table, replaces_endpoints).await?;
                     turns += 1;
                     create = false;
                 }
@@ -125,14 +126,12 @@ impl Ec2 {
         self.table(id).await
     }
 
-    /// A route that came to be since the plan was made may be another NAT's, or the way out of
-    /// a public subnet.
-    async fn check_replaceable(&self, id: &TableId) -> Result<()> {
+    /// A route that came to be since the plan was made may be another NAT's, the way out of a
+    /// public subnet, or the way through a firewall.
+    async fn check_replaceable(&self, id: &TableId, replaces_endpoints: bool) -> Result<()> {
         let table = self.table(id).await?;
-        match table.as_ref().and_then(Table::internet_gateway) {
-            Some(gateway) => bail!("{id}: somebody else made it lead to {gateway}"),
-            None => Ok(()),
-        }
+        let refusal = table.and_then(|table| table.must_keep(replaces_endpoints));
+        refusal.map_or(Ok(()), |why| bail!("{id}: somebody else changed it: {why}"))
     }
 
     fn replace_route(&self, table: &TableId, to: &NextHop) -> ReplaceRouteFluentBuilder {

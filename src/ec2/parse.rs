@@ -3,12 +3,17 @@
 
 use anyhow::Result;
 use aws_sdk_ec2::types::{Route, RouteOrigin, RouteState, RouteTable};
+use ipnet::Ipv4Net;
 
 use super::DEFAULT;
 use crate::ids::{SubnetId, TableId, shown};
 use crate::lists::List;
 use crate::routes::{DefaultRoute, Table, Target};
 use crate::troubles::Troubles;
+
+/// Of the routes beside the default one, those for so much of the Internet are told of: 0.0.0.0/1
+/// and 128.0.0.0/1 are how some override it. No VPC's or company's own network is that large.
+const LARGE: u8 = 7;
 
 /// All of them, each once. `key` is the owner tag's.
 pub(super) fn tables(found: &[RouteTable], key: &str, troubles: &Troubles) -> List<Table> {
@@ -46,6 +51,7 @@ fn table(found: &RouteTable, key: &str, troubles: &Troubles) -> Result<Table> {
         main: found.associations().iter().any(|a| a.main() == Some(true)),
         subnets: subnets.into_iter().collect(),
         default_route: default_route(found.routes()),
+        larger_parts: larger_parts(found.routes()),
         id,
     })
 }
@@ -70,6 +76,19 @@ fn is_propagated(route: &Route) -> bool {
     )
 }
 
+fn larger_parts(routes: &[Route]) -> Vec<(Ipv4Net, Target)> {
+    let parts = routes.iter().filter_map(|route| {
+        let to: Ipv4Net = route.destination_cidr_block()?.parse().ok()?;
+        (1..=LARGE)
+            .contains(&to.prefix_len())
+            .then(|| (to, target(route)))
+    });
+    let mut parts: Vec<_> = parts.collect();
+    parts.sort_by_key(|(to, _)| *to);
+    parts.dedup();
+    parts
+}
+
 /// One of a form that nobody knows is a text, which is nobody's.
 fn target(route: &Route) -> Target {
     let others = [
@@ -87,6 +106,9 @@ fn target(route: &Route) -> Target {
     }
     if let Some(id) = route.carrier_gateway_id() {
         return Target::InternetGateway(shown(id));
+    }
+    if let Some(id) = route.gateway_id().filter(|id| id.starts_with("vpce-")) {
+        return Target::Endpoint(shown(id));
     }
     if let Some(id) = others.into_iter().flatten().next() {
         return Target::Other(shown(id));
@@ -141,6 +163,10 @@ mod tests {
         assert_eq!(
             to(route().carrier_gateway_id("cagw-1")),
             Target::InternetGateway("cagw-1".into())
+        );
+        assert_eq!(
+            to(route().gateway_id("vpce-1")),
+            Target::Endpoint("vpce-1".into())
         );
         for other in [
             route().nat_gateway_id("x-1"),
@@ -199,6 +225,25 @@ mod tests {
         }
         let alone = default_route(&[propagated]).unwrap();
         assert_eq!(alone.to_string(), "vgw-1 (propagated)");
+    }
+
+    #[test]
+    fn routes_for_large_parts_are_told_of() {
+        let to = |block: &str| {
+            let route = Route::builder().destination_cidr_block(block);
+            route.transit_gateway_id("tgw-1").build()
+        };
+        let routes = [
+            "128.0.0.0/1",
+            "10.0.0.0/8",
+            DEFAULT,
+            "0.0.0.0/1",
+            "0.0.0.0/1",
+            "x",
+        ];
+        let parts = larger_parts(&routes.map(to));
+        let parts: Vec<String> = parts.iter().map(|(to, _)| to.to_string()).collect();
+        assert_eq!(parts, ["0.0.0.0/1", "128.0.0.0/1"]);
     }
 
     fn good(n: usize) -> RouteTable {

@@ -34,6 +34,7 @@ fn showing(default_route: Option<DefaultRoute>) -> Table {
         main: false,
         subnets: Vec::new(),
         default_route,
+        larger_parts: Vec::new(),
     }
 }
 

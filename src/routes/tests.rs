@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::Region;
 
 const HERE: &str = "eni-00000000000000001";
 const ELSEWHERE: &str = "eni-00000000000000002";
@@ -22,7 +23,7 @@ fn subnet_table() -> TableId {
 }
 
 fn planned(tables: Vec<Table>) -> Vec<Step> {
-    plan(tables, &nat(), Some(&subnet_table()))
+    plan(tables, &nat(), Some(&subnet_table()), false)
 }
 
 fn table(n: u32, owner: &str, default_route: Option<DefaultRoute>) -> Table {
@@ -33,6 +34,7 @@ fn table(n: u32, owner: &str, default_route: Option<DefaultRoute>) -> Table {
         main: false,
         subnets: Vec::new(),
         default_route,
+        larger_parts: Vec::new(),
     }
 }
 
@@ -75,6 +77,10 @@ fn each_default_route_gets_its_action() {
             to(Target::InternetGateway("igw-1".into())),
             Action::Refuse(Refusal::InternetGateway("igw-1".into())),
         ),
+        (
+            to(Target::Endpoint("vpce-1".into())),
+            Action::Refuse(Refusal::Endpoint("vpce-1".into())),
+        ),
     ] {
         let case = format!("{default_route:?}");
         assert_eq!(action_for(table(1, ANY, default_route)), action, "{case}");
@@ -113,7 +119,7 @@ fn the_own_subnets_table_is_refused_even_where_it_points_here() {
     let mut main = table(2, ANY, None);
     main.main = true;
     assert_eq!(action_for(main.clone()), Action::Create);
-    assert_eq!(plan(vec![main], &nat(), None)[0].action, refused);
+    assert_eq!(plan(vec![main], &nat(), None, false)[0].action, refused);
 }
 
 #[test]
@@ -121,6 +127,57 @@ fn a_static_route_is_made_beside_a_propagated_one() {
     let mut route = to(Target::Other("vgw-1".into())).unwrap();
     route.propagated = true;
     assert_eq!(action_for(table(1, ANY, Some(route))), Action::Create);
+}
+
+#[test]
+fn a_firewalls_endpoint_is_replaced_where_that_is_asked_for() {
+    let endpoint = table(1, ANY, to(Target::Endpoint("vpce-1".into())));
+    let steps = plan(vec![endpoint], &nat(), Some(&subnet_table()), true);
+    assert_eq!(steps[0].action, Action::Replace);
+}
+
+#[test]
+fn tags_that_name_nobody_are_told_of() {
+    let region: Region = "us-east-1".parse().unwrap();
+    for (owner, names) in [
+        (ANY, true),
+        ("us-east-1a", true),
+        ("us-east-1-bos-1a", true),
+        ("us-east-1-wl1-bos-wlz-1", true),
+        ("", false),
+        ("Any", false),
+        ("any ", false),
+        ("us-east-1a ", false),
+        ("us-east-1", false),
+        ("us-east-10a", false),
+        ("us-west-2a", false),
+        ("use1-az1", false),
+    ] {
+        let told = warnings(&[table(1, owner, None)], &[], "NATAZ", &region);
+        assert_eq!(told.is_empty(), names, "{owner:?}");
+    }
+    let [told] = &warnings(&[table(1, "Any", None)], &[], "NATAZ", &region)[..] else {
+        panic!("not told of")
+    };
+    assert!(
+        told.starts_with("rtb-00000000000000001 is tagged NATAZ=Any, "),
+        "{told}"
+    );
+}
+
+#[test]
+fn routes_that_win_over_the_default_route_are_told_of() {
+    let region: Region = "us-east-1".parse().unwrap();
+    let mut half = table(1, ANY, None);
+    let to = Target::Other("tgw-1".into());
+    half.larger_parts = vec![("0.0.0.0/1".parse().unwrap(), to)];
+    let told = warnings(&[], &planned(vec![half.clone()]), "NATAZ", &region);
+    assert!(
+        told[0].ends_with("default route: 0.0.0.0/1 → tgw-1"),
+        "{told:?}"
+    );
+    half.vpc = "vpc-00000000000000002".parse().unwrap();
+    assert!(warnings(&[], &planned(vec![half]), "NATAZ", &region).is_empty());
 }
 
 #[test]
@@ -151,6 +208,7 @@ fn any_route() -> impl Strategy<Value = Option<DefaultRoute>> {
             }
         }),
         Just(Target::InternetGateway("igw-1".into())),
+        Just(Target::Endpoint("vpce-1".into())),
         Just(Target::Other("nat-1".into())),
     ];
     let route = (target, any::<bool>(), any::<bool>());
@@ -206,7 +264,7 @@ proptest! {
         let nat = nat();
         let subnet_table = explicit.then(subnet_table);
         let count = tables.len();
-        let steps = plan(tables, &nat, subnet_table.as_ref());
+        let steps = plan(tables, &nat, subnet_table.as_ref(), false);
         prop_assert_eq!(steps.len(), count);
         for Step { table, action } in steps {
             if !matches!(action, Action::Create | Action::Replace) {
@@ -220,7 +278,7 @@ proptest! {
             let leads_out = matches!(
                 table.default_route,
                 Some(DefaultRoute {
-                    target: Target::InternetGateway(_),
+                    target: Target::InternetGateway(_) | Target::Endpoint(_),
                     ..
                 })
             );

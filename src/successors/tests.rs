@@ -68,6 +68,7 @@ fn table(n: u32, owner: &str, holder: u32) -> Table {
             blackhole: false,
             propagated: false,
         }),
+        larger_parts: Vec::new(),
     }
 }
 
