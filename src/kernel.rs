@@ -107,7 +107,14 @@ pub fn prepare(
                 vpc,
                 sources: &wanted.sources,
             };
-            set_up(&mut socket, &nat.table(), &translated, &packet, wanted, dry_run)
+            set_up(
+                &mut socket,
+                &nat.table(),
+                &translated,
+                &packet,
+                wanted,
+                dry_run,
+            )
         }
         Kernel::Foreign => check(&mut socket, &packet),
     }
