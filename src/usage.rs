@@ -38,10 +38,10 @@ pub fn parse() -> Result<Cli, Misuse> {
 /// Whether these arguments, which may be wrong, are meant for a command.
 pub fn are_for(command: &str, arguments: impl Iterator<Item = OsString>) -> bool {
     let cli = Cli::command();
-    let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
-    let mut named = arguments.filter_map(|argument| argument.into_string().ok());
-    named
-        .find(|argument| names.contains(&argument.as_str()))
+    let commands: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    let mut words = arguments.filter_map(|argument| argument.into_string().ok());
+    words
+        .find(|word| commands.contains(&word.as_str()))
         .is_some_and(|first| first == command)
 }
 

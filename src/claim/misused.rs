@@ -53,10 +53,9 @@ async fn abandon(session: &Session) -> Result<()> {
                 }
                 return Ok(());
             }
-            Some(_) => return Ok(()),
             // The list may not show it yet.
             None if target.is_in_service() || target.is_warmed() => {}
-            None => return Ok(()),
+            Some(_) | None => return Ok(()),
         }
         sleep(PENDING_INTERVAL).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! Whether and how a connection is translated is decided once, for its first packet, and kept in
 //! its entry: one that is confirmed is never translated any more (`nf_nat_setup_info` of
-//! net/netfilter/nf_nat_core.c). A client that sends on and on, such as a UDP flow, would hold its
+//! `net/netfilter/nf_nat_core.c`). A client that sends on and on, such as a UDP flow, would hold its
 //! untranslated entry for ever. Once that is forgotten, its next packet is the first one.
 
 use std::io::ErrorKind;
@@ -24,7 +24,7 @@ use super::ruleset::FAMILY_IPV4;
 const NETFILTER: u16 = 12;
 
 /// `NFNL_SUBSYS_CTNETLINK` of linux/netfilter/nfnetlink.h and `IPCTNL_MSG_CT_DELETE` of
-/// linux/netfilter/nfnetlink_conntrack.h.
+/// `linux/netfilter/nfnetlink_conntrack.h`.
 const DELETE: u16 = (1 << 8) | 2;
 
 /// Where nobody but the instance and its own containers may send to: our rules drop it.

@@ -144,9 +144,9 @@ fn ask(
     Ok(way)
 }
 
-/// The answers to which no packet goes on: `fib_props` of net/ipv4/fib_semantics.c (blackhole,
+/// The answers to which no packet goes on: `fib_props` of `net/ipv4/fib_semantics.c` (blackhole,
 /// prohibit, unreachable), no route at all, and a source that is not believed
-/// (`fib_validate_source` of net/ipv4/fib_frontend.c).
+/// (`fib_validate_source` of `net/ipv4/fib_frontend.c`).
 fn leads_nowhere(error: &io::Error) -> bool {
     matches!(
         error.kind(),
