@@ -77,13 +77,15 @@ test: $(BINARY) .venv/ready image ## Build, then run all tests: Rust's units, an
 	cargo test --locked
 	@$(MAKE) --no-print-directory black-box-tests
 
+TESTS := tests
+
 .PHONY: black-box-tests
-black-box-tests: $(BINARY) .venv/ready ## Those of them that run the binary from outside
+black-box-tests: $(BINARY) .venv/ready ## Those of them that run the binary from outside (TESTS=… for some)
 	@echo "== the binary from outside"
-	HANAT_BIN=$(BINARY) $(PYTHON) -m pytest -n 4 tests
+	HANAT_BIN=$(BINARY) $(PYTHON) -m pytest -n 4 $(TESTS)
 
 .PHONY: bare-test
-bare-test: $(BINARY) .venv/ready ## The same on a bare Debian with what README asks for, which mmdebstrap makes (as root)
+bare-test: $(BINARY) .venv/ready ## The same on a bare Debian that has what README asks for (made by mmdebstrap, as root)
 	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.bare
 
 # What tests want beyond README's list: what they compare with, and spoil the kernel with; what

@@ -65,7 +65,7 @@ class Computer:
             env={"PATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
 

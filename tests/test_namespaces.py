@@ -86,7 +86,7 @@ def not_allowed(tmp_path) -> dict[str, str]:
 def run_python(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", *words]
     return subprocess.run(
-        argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+        argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
     )
 
 

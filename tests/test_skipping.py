@@ -52,7 +52,7 @@ def test_it_is_pytests_last_line_but_one(workers, tmp_path):
         env={**env, "PATH": str(tmp_path), "HANAT_BIN": str(binary_path())},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout
     *before, line, closing = done.stdout.splitlines()
