@@ -288,7 +288,7 @@ def test_a_size_that_cannot_be_set_here_is_not_asked_for_in_vain(nat):
         ["--conntrack-udp-stream", "350"],
         ["--conntrack-icmp", "1ms"],
         ["--conntrack-close-wait", "25days"],
-        ["--conntrack-fin-wait", "-1s"],
+        ["--conntrack-fin-wait", "1.5s"],
         ["--conntrack-last-ack", "soon"],
         ["--source", "10.0.0.0/33"],
         ["--source", "2001:db8::/32"],
