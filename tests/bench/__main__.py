@@ -13,11 +13,13 @@ from tests.isolate import isolate_or_exit
 from tests.nat import Nat, binary_path
 from tests.world.world import World
 
+from .forwarding import what_forwarding_costs
 from .kernel import set_up
 from .launch import Measured, measure
 from .leaving import what_clients_lose_to_leaving, what_watching_costs
 from .limit import TABLES, against_the_limit
 from .outages import what_clients_lose
+from .ports import what_ports_cost
 from .stage import LATENCY, JobNotDone, Stage, hanat, script
 from .text import heading, seconds
 
@@ -45,7 +47,8 @@ def main() -> int:
             faster = against_the_script(world)
             ratio, ran = against_the_limit(world)
             kernel_wall, kernel_cpu = set_up(world)
-            on_packets = [*what_clients_lose(world), *what_watching_costs(world)]
+            on_packets = [*what_forwarding_costs(world), *what_ports_cost(world)]
+            on_packets += [*what_clients_lose(world), *what_watching_costs(world)]
         on_packets += what_clients_lose_to_leaving()
         after = binary.stat()
         if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
