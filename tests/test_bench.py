@@ -1,9 +1,11 @@
 """What the bench compares with does its job, and what it measures with tells right from wrong: else
 its figures would be a lie."""
 
+import contextlib
+
 import pytest
 
-from tests.bench import forwarding, ports
+from tests.bench import forwarding, ports, queries
 from tests.bench.outages import user_data
 from tests.bench.stage import JobNotDone, Stage, script
 from tests.kernel import nft
@@ -13,7 +15,6 @@ from tests.two_zones import TwoZones
 from tests.world.scene import ZONES
 
 OWN, OTHER = ZONES
-
 
 needs_curl = pytest.mark.usefixtures("what_the_script_needs")
 
@@ -148,3 +149,14 @@ def test_a_crowd_is_counted(isolated, world):
 
         around.router.set_link("outside", state="down")
         assert ports.crowd(around, 20, line=20, seed=1) == [ports.Line(20, 20, 20)]
+
+
+def test_queries_make_entries(isolated):
+    program("nft")
+    with contextlib.closing(queries.Lane(rate=100, timeout=120)) as lane:
+        [count] = queries.entries([lane], seconds=0.5, looked=0.5)
+        assert lane.asked == lane.answered == 50
+        assert 0 < count <= 50
+
+        queries.fill(lane, 2000)
+        assert 2000 <= lane.entries <= lane.asked

@@ -1,0 +1,165 @@
+"""`python -m tests.bench.queries`: what DNS does to a NAT's table of connections, and what it costs
+that an answered query is remembered for 120 seconds instead of 30. It takes four minutes.
+
+Each query comes from another port, as resolvers ask, and is answered at once. There is no hanat
+here: the two times are what is compared, under one masquerade rule.
+"""
+
+import contextlib
+import random
+import re
+import select
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface
+
+from tests.isolate import isolate_or_exit
+from tests.kernel import nft
+from tests.world.namespace import Namespace
+
+from .raw import datagram
+from .text import heading
+
+# Queries a second, and for how many seconds each one is remembered.
+RATES, TIMES = (200, 500, 900), (30, 120)
+# Long enough for the first ones to have been forgotten, which the kernel puts off by up to a minute
+# (nf_conntrack_core.c, GC_SCAN_INTERVAL_MAX). It is looked at in the last seconds.
+SECONDS, LOOKED = 200.0, 20.0
+# What hanat gives a t4g.nano, of whose 512 MiB the kernel has 448.
+NANO = 114_688
+# Asked of a full table.
+MORE = 20_000
+_RULES = """table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "out" masquerade
+    }
+}
+"""
+_SERVER = "203.0.113.10"
+
+
+class Lane:
+    """A client, a NAT that remembers queries for so long, and a name server."""
+
+    def __init__(self, rate: int, timeout: int) -> None:
+        self.rate, self.timeout = rate, timeout
+        self.asked = self.answered = 0
+        client, self.nat, server = Namespace(), Namespace(), Namespace()
+        self._open = contextlib.ExitStack()
+        for namespace in (client, self.nat, server):
+            self._open.callback(namespace.close)
+        client.add_veth("eth0", self.nat, "in")
+        server.add_veth("eth0", self.nat, "out")
+        self.nat.forward()
+        for namespace, name, address in (
+            (client, "eth0", "10.0.1.10/16"),
+            (self.nat, "in", "10.0.0.1/16"),
+            (self.nat, "out", "203.0.113.1/24"),
+            (server, "eth0", f"{_SERVER}/24"),
+        ):
+            namespace.add_address(name, IPv4Interface(address))
+        client.add_route("0.0.0.0/0", IPv4Address("10.0.0.1"))
+        nft(self.nat, _RULES)
+        self.nat.write_sysctl("net/netfilter/nf_conntrack_udp_timeout", timeout)
+        self._sender = client.socket(socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self._server = server.socket(socket.SOCK_DGRAM)
+        self._server.bind((_SERVER, 53))
+        self._open.enter_context(self._sender)
+        self._open.enter_context(self._server)
+        self._random = random.Random(rate * timeout)
+
+    def close(self) -> None:
+        self._open.close()
+
+    @property
+    def entries(self) -> int:
+        return int(self.nat.read_sysctl("net/netfilter/nf_conntrack_count"))
+
+    def ask(self) -> None:
+        client = socket.inet_aton(f"10.0.{self._random.randrange(2, 52)}.{self.asked % 200 + 1}")
+        port = self._random.randrange(32768, 61000)
+        packet = datagram(client, port, socket.inet_aton(_SERVER), 53, bytes(30))
+        self._sender.sendto(packet, (_SERVER, 0))
+        self.asked += 1
+        self.answer()
+
+    def answer(self, patience: float = 0.0) -> None:
+        """All queries that are there, or come in so many seconds. One is there as soon as it is
+        sent, unless the kernel put its work off."""
+        while select.select([self._server], [], [], patience)[0]:
+            query, source = self._server.recvfrom(100)
+            self._server.sendto(query, source)
+            self.answered += 1
+
+
+def entries(lanes: Sequence[Lane], seconds: float, looked: float) -> list[float]:
+    """Of each NAT's table, the median of the last seconds."""
+    begun, seen = time.monotonic(), [[] for _ in lanes]
+    passed = 0.0
+    while passed < seconds:
+        passed = time.monotonic() - begun
+        for lane, counts in zip(lanes, seen, strict=True):
+            while lane.asked < min(passed, seconds) * lane.rate:
+                lane.ask()
+            if passed > seconds - looked:
+                counts.append(lane.entries)
+        time.sleep(0.005)
+    for lane in lanes:
+        lane.answer(patience=0.5)
+    return [statistics.median(counts) for counts in seen]
+
+
+def slab() -> int:
+    """What the kernel's small objects take, in bytes."""
+    with open("/proc/meminfo") as file:
+        found = re.search(r"^Slab: +(\d+) kB$", file.read(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def fill(lane: Lane, most: int) -> None:
+    while lane.entries < most:
+        for _ in range(1000):
+            lane.ask()
+
+
+def main() -> int:
+    isolate_or_exit()
+    heading("Entries of a NAT's table under DNS queries, each from another port")
+    lanes = [Lane(rate, seconds) for seconds in TIMES for rate in RATES]
+    for lane, count in zip(lanes, entries(lanes, SECONDS, LOOKED), strict=True):
+        lost = lane.asked - lane.answered
+        print(
+            f"{lane.rate:>5} a second, remembered for {lane.timeout:>3} s: {count:>9,.0f} entries, "
+            f"{count / lane.rate / lane.timeout:.2f} times rate and time, {lost} lost"
+        )
+        lane.close()
+    for seconds in TIMES:
+        print(f"A table of {NANO:,} is full at {NANO / seconds:,.0f} a second for {seconds} s each")
+    heading("A table that is full of them")
+    # So long that none is forgotten meanwhile.
+    lane = Lane(0, 3600)
+    most = int(lane.nat.read_sysctl("net/netfilter/nf_conntrack_max"))
+    before = slab()
+    fill(lane, most * 9 // 10)
+    print(f"{(slab() - before) / lane.entries:.0f} bytes for each entry, those of a NAT included")
+    fill(lane, most - 2000)
+    lane.answer(patience=0.5)
+    asked, answered = lane.asked, lane.answered
+    for _ in range(MORE):
+        lane.ask()
+    lane.answer(patience=0.5)
+    print(
+        f"{lane.entries:,} of {most:,} entries: of {lane.asked - asked:,} more queries "
+        f"{lane.answered - answered:,} were answered"
+    )
+    lane.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
