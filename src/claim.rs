@@ -23,6 +23,7 @@ use crate::limits::Limits;
 use crate::lists::List;
 use crate::patience::Patience;
 use crate::report::{Lifecycle, Outcome, Report, Row};
+use crate::routes::answers::Answers;
 use crate::routes::{self, ANY, Nat, Step, Table};
 use crate::session::Session;
 use crate::troubles::Troubles;
@@ -171,7 +172,8 @@ impl Run<'_> {
         let kernel = kernel.map(|prepared| report.kernel = Some(prepared));
         report.check_was_on = Some(check_was_on);
         report.check_is_on = check_was_on;
-        let steps = self.plan(&tables, &nat, subnet_table.as_ref(), report);
+        let answers = self.answers(&nat, report.kernel.as_ref()).await;
+        let steps = self.plan(&tables, &nat, subnet_table.as_ref(), &answers, report);
         Ok((nat, steps, kernel))
     }
 
@@ -181,6 +183,7 @@ impl Run<'_> {
         tables: &List<Table>,
         nat: &Nat,
         subnet_table: Option<&TableId>,
+        answers: &Answers,
         report: &mut Report,
     ) -> Vec<Step> {
         let ours = tables.iter().filter(|table| nat.may_claim(table));
@@ -189,6 +192,7 @@ impl Run<'_> {
             nat,
             subnet_table,
             self.settings.replaces_endpoints,
+            answers,
         );
         let (key, region) = (&self.settings.owner_tag, &self.session.instance.region);
         report.warnings = routes::warnings(tables, &steps, key, region);
@@ -197,6 +201,22 @@ impl Run<'_> {
         }
         report.odd_tables = tables.odd().to_vec();
         steps
+    }
+
+    /// Where answers to the VPC's clients go. It takes another call only in the odd case.
+    async fn answers(&self, nat: &Nat, kernel: Option<&Prepared>) -> Answers {
+        let clients = kernel.map_or(&[][..], |kernel| &kernel.answers_elsewhere);
+        if clients.is_empty() {
+            return Answers::ByTheInterface;
+        }
+        for lost in clients {
+            tracing::info!("answers to {} {lost}", lost.block);
+        }
+        let subnets = self.session.ec2.subnets(&nat.vpc).await;
+        Answers::Elsewhere {
+            clients: clients.to_vec(),
+            subnets: subnets.map_err(|error| format!("{error:#}")),
+        }
     }
 
     /// Makes the kernel a NAT, on a thread of its own: the calls go on meanwhile.

@@ -2,6 +2,7 @@
 
 mod change;
 mod parse;
+mod subnets;
 mod successors;
 
 use anyhow::{Context, Result, anyhow};
@@ -51,6 +52,13 @@ impl Ec2 {
     pub async fn owned_tables(&self, vpc: &VpcId, key: &str) -> Result<List<Table>> {
         let filters = [("vpc-id", &[vpc.as_str()][..]), ("tag-key", &[key])];
         self.tables(key, &filters)
+            .await
+            .with_context(|| format!("describing the route tables of {vpc}"))
+    }
+
+    /// Every route table of the VPC, all pages.
+    async fn vpc_tables(&self, vpc: &VpcId) -> Result<List<Table>> {
+        self.tables("", &[("vpc-id", &[vpc.as_str()])])
             .await
             .with_context(|| format!("describing the route tables of {vpc}"))
     }

@@ -1,6 +1,7 @@
 //! Makes the kernel forward and masquerade, over netlink and /proc/sys and with no program's
 //! help: looks, changes only what is not as it has to be, and looks again.
 
+mod answers;
 mod conntrack;
 mod expressions;
 mod firewall;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use crate::config::{IPV4_MTU, Kernel, KernelSetup};
 use crate::ids::Mac;
 
+pub use answers::Elsewhere;
 use conntrack::{Forgotten, Translated};
 use firewall::{Masker, Packet};
 use own_table::Nat;
@@ -54,6 +56,8 @@ pub struct Prepared {
     pub masquerading_elsewhere: Vec<String>,
     /// What deserves a look.
     pub warnings: Vec<String>,
+    /// Clients in the VPC whom answers would not reach.
+    pub answers_elsewhere: Vec<Elsewhere>,
     /// Why this is no NAT all the same: rules of others drop what it would forward.
     #[serde(skip)]
     pub obstacle: Option<String>,
@@ -90,7 +94,7 @@ pub fn prepare(
         index: link.index,
         sources: vpc,
     };
-    match kernel {
+    let mut prepared = match kernel {
         Kernel::SetUp(wanted) => {
             let max_segment = link.mtu.min(IPV4_MTU).saturating_sub(HEADERS);
             let max_segment = u16::try_from(max_segment)?;
@@ -117,7 +121,9 @@ pub fn prepare(
             )
         }
         Kernel::Foreign => check(&mut socket, &packet),
-    }
+    }?;
+    prepared.answers_elsewhere = answers::elsewhere(&mut socket, &link, vpc)?;
+    Ok(prepared)
 }
 
 /// What is one's own comes first and waits for nobody; only the verdict hangs on others.
@@ -153,6 +159,7 @@ fn set_up(
                     changes,
                     masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
                     warnings,
+                    answers_elsewhere: Vec::new(),
                     obstacle: obstacle(&droppers, packet),
                 });
             }
@@ -274,6 +281,7 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
         changes: Vec::new(),
         warnings: droppers.chain(uncertain).chain(unseen_filter()).collect(),
         masquerading_elsewhere: names(masquerading),
+        answers_elsewhere: Vec::new(),
         obstacle: None,
     })
 }

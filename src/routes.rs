@@ -1,6 +1,7 @@
 //! Tables and identity in, plan out: what to do with each route table's default route, and
 //! why. Pure; the rules under which a route is never touched live here.
 
+pub mod answers;
 mod warnings;
 
 use std::fmt;
@@ -8,6 +9,9 @@ use std::fmt;
 use ipnet::Ipv4Net;
 
 use crate::ids::{InstanceId, InterfaceId, NatGatewayId, SubnetId, TableId, VpcId, Zone};
+use crate::kernel::Elsewhere;
+
+use answers::Answers;
 
 pub use warnings::warnings;
 
@@ -235,6 +239,17 @@ pub enum Refusal {
     InternetGateway(String),
     /// It leads through a firewall, which would be passed by.
     Endpoint(String),
+    /// Answers to clients of its own would not leave by the NAT's interface.
+    AnswersElsewhere {
+        /// One of the subnets that it serves.
+        subnet: SubnetId,
+        /// That subnet's addresses.
+        block: Ipv4Net,
+        /// Those of them that it is about.
+        clients: Elsewhere,
+    },
+    /// Whether they would is not known, and why.
+    AnswersUnknown(String),
 }
 
 impl fmt::Display for Refusal {
@@ -253,6 +268,17 @@ impl fmt::Display for Refusal {
                 "its default route leads to a VPC endpoint, {id}, such as a firewall's \
                  (--replace-endpoint)"
             ),
+            Self::AnswersElsewhere {
+                subnet,
+                block,
+                clients,
+            } => write!(f, "answers to {subnet} ({block}) {clients}"),
+            Self::AnswersUnknown(why) => {
+                write!(
+                    f,
+                    "whether answers to its subnets would get there is not known: {why}"
+                )
+            }
         }
     }
 }
@@ -272,17 +298,18 @@ pub struct Step {
 ///
 /// `subnet_table` is the table that is associated with the NAT's own subnet by name; without
 /// one, the VPC's main table serves the subnet. `replaces_endpoints`: those that lead to an endpoint,
-/// too.
+/// too. `answers` is where answers to the VPC's clients go.
 pub fn plan(
     tables: Vec<Table>,
     nat: &Nat,
     subnet_table: Option<&TableId>,
     replaces_endpoints: bool,
+    answers: &Answers,
 ) -> Vec<Step> {
     let mut steps: Vec<Step> = tables
         .into_iter()
         .map(|table| Step {
-            action: action(&table, nat, subnet_table, replaces_endpoints),
+            action: action(&table, nat, subnet_table, replaces_endpoints, answers),
             table,
         })
         .collect();
@@ -298,6 +325,7 @@ fn action(
     nat: &Nat,
     subnet_table: Option<&TableId>,
     replaces_endpoints: bool,
+    answers: &Answers,
 ) -> Action {
     if table.vpc != nat.vpc {
         return Action::Refuse(Refusal::OtherVpc(table.vpc.clone()));
@@ -313,6 +341,9 @@ fn action(
         return Action::Refuse(Refusal::OwnSubnet(nat.subnet.clone()));
     }
     if let Some(refusal) = table.must_keep(replaces_endpoints) {
+        return Action::Refuse(refusal);
+    }
+    if let Some(refusal) = answers.refusal(table) {
         return Action::Refuse(refusal);
     }
     if nat.holds(table) {

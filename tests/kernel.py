@@ -1,11 +1,14 @@
 """The kernel's side of a NAT instance: looking at it, and spoiling it, with other programs."""
 
+import os
 import re
 import shlex
 import subprocess
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from tests.skipping import program
+from tests.world.machine import Machine
 from tests.world.namespace import Namespace
 
 
@@ -36,6 +39,30 @@ def _run(namespace: Namespace, name: str, *arguments: str, stdin: str = "") -> s
         )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def second_interface(machine: Machine, address: str, name: str = "ens6") -> None:
+    """Another network interface, in whatever subnet, as EC2 attaches them and systems set them
+    up. Nothing that it sends goes on: EC2 drops what leaves by an interface that is not its source
+    (EC2 user guide, "Source/destination checking")."""
+    port = f"to-{name}"
+    machine.add_veth(name, machine.router, port)
+    machine.add_address(name, IPv4Interface(address))
+    with machine.router.netlink() as netlink:
+        netlink.rule("add", iifname=port, action="blackhole", priority=1)
+
+
+def shell(namespace: Namespace, command: str) -> None:
+    """What somebody does who is logged in there."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    with namespace.entered():
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
 
 
 def with_files(files: dict[str, Path]) -> list[str]:

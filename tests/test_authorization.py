@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography import x509
 
+from tests.kernel import second_interface
 from tests.nat import Nat, Ran, Running, binary_path
 from tests.skipping import program
 from tests.stacks import ALONE, HANAT, alone, third_subnet
@@ -79,6 +80,8 @@ def test_the_binary_may_do_all_it_does_and_nothing_more(isolated, deployed: Depl
     world.clock.reset()
     nat = Nat(scene, deployed.instance)
     [taken] = scene.add_tables(1, owner="any", default="natgw")
+    # With another interface it asks for the subnets, too.
+    second_interface(nat.machine, "10.0.2.20/24")
     ran = nat.claim()
     assert ran.code == 0, str(ran)
     assert nat.owns(scene.private_tables[A])
@@ -292,7 +295,9 @@ def test_a_route_to_a_nat_gateway_needs_the_table_alone(deployed: Deployed) -> N
     assert deployed.scene.world.default_route(table).target == gateway
 
 
-@pytest.mark.parametrize("action", ["DescribeNatGateways", "DescribeInstanceStatus"])
+@pytest.mark.parametrize(
+    "action", ["DescribeNatGateways", "DescribeInstanceStatus", "DescribeSubnets"]
+)
 @pytest.mark.parametrize(("resource", "expected"), [("*", True), ("arn:aws:ec2:*:*:*/*", False)])
 def test_descriptions_are_of_everything(
     world: World, action: str, resource: str, expected: bool

@@ -548,6 +548,7 @@ def test_a_nat_that_the_image_brings(nat):
         "changes": [],
         "masquerading_elsewhere": ["chain POSTROUTING of table ip nat"],
         "warnings": [],
+        "answers_elsewhere": [],
     }
     assert ruleset(nat.machine) == before
     assert nat.owns(nat.scene.private_tables[OWN])

@@ -23,7 +23,7 @@ use super::ruleset::FAMILY_IPV4;
 /// `NETLINK_NETFILTER`.
 const NETFILTER: u16 = 12;
 
-/// `NFNL_SUBSYS_CTNETLINK` of linux/netfilter/nfnetlink.h and `IPCTNL_MSG_CT_DELETE` of
+/// `NFNL_SUBSYS_CTNETLINK` of `linux/netfilter/nfnetlink.h` and `IPCTNL_MSG_CT_DELETE` of
 /// `linux/netfilter/nfnetlink_conntrack.h`.
 const DELETE: u16 = (1 << 8) | 2;
 
@@ -138,7 +138,7 @@ fn suspects(
 
 impl Dump {
     /// Of a subsystem that it does not know, and has no module for, the kernel says EINVAL
-    /// (`nfnetlink_rcv_msg` of net/netfilter/nfnetlink.c).
+    /// (`nfnetlink_rcv_msg` of `net/netfilter/nfnetlink.c`).
     fn new(error: &ReplyError) -> Self {
         let error = error.as_io_error();
         match error.kind() {

@@ -1,5 +1,7 @@
 //! Network interfaces, over netlink.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_bindings::rt_link::{Ifinfomsg, IterableLinkAttrs, Request};
 use netlink_bindings::utils::ErrorContext;
@@ -26,6 +28,15 @@ pub struct Link {
 /// The interface with that MAC address. Its name is whatever the image calls it.
 pub fn find(socket: &mut NetlinkSocket, mac: Mac) -> Result<Link> {
     choose(all(socket).context("listing the network interfaces")?, mac)
+}
+
+/// What the interfaces are called, by the kernel's numbers.
+pub fn names(socket: &mut NetlinkSocket) -> Result<BTreeMap<u32, String>> {
+    let links = all(socket).context("listing the network interfaces")?;
+    Ok(links
+        .into_iter()
+        .map(|link| (link.index, link.name))
+        .collect())
 }
 
 fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>> {

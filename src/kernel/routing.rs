@@ -1,4 +1,5 @@
-//! The kernel's IPv4 routes, over netlink: which there are, and where it would send a packet.
+//! The kernel's IPv4 routes and rules, over netlink: which there are, and where it would send a
+//! packet.
 //!
 //! Numbers are those of `linux/rtnetlink.h`.
 
@@ -8,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, anyhow};
 use ipnet::Ipv4Net;
 use netlink_bindings::rt_route::{IterableRouteAttrs, Request, RtmFlag, RtmType, Rtmsg};
+use netlink_bindings::rt_rule::{self, FibRuleHdr};
+use netlink_bindings::traits::NetlinkRequest;
 use netlink_bindings::utils::ErrorContext;
 use netlink_socket2::NetlinkSocket;
 
@@ -21,16 +24,20 @@ pub struct Route {
     pub prefix: Ipv4Net,
     /// What becomes of the packet.
     pub kind: Kind,
+    /// By which it goes on, by the kernel's number; none where those are several, or there is none.
+    pub interface: Option<u32>,
+    /// To whom it goes on, where that is not its destination.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// What a route does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It goes on, or is dropped: to an interface, or to nobody.
+    /// It goes on, or is dropped.
     Onward,
     /// It is for this host.
     Local,
-    /// It is for all hosts of a network.
+    /// It is for several hosts at once.
     Broadcast,
 }
 
@@ -51,33 +58,79 @@ pub fn routes(socket: &mut NetlinkSocket) -> Result<Vec<Route>> {
         rtm_family: IPV4,
         ..Default::default()
     };
-    let request = Request::new().op_getroute_dump(&ipv4);
-    let context = "listing the routes";
-    let mut replies = socket.request(&request).context(context)?;
     let mut routes = Vec::new();
-    while let Some(reply) = replies.recv() {
-        let (header, attributes) = reply
-            .map_err(|error| anyhow!("{}", error.as_io_error()))
-            .context(context)?;
-        let route = Route::new(&header, &attributes);
-        routes.push(route.map_err(|error| lacks(&error)).context(context)?);
-    }
+    let request = Request::new().op_getroute_dump(&ipv4);
+    let dumped = dump(socket, &request, |(header, attributes)| {
+        routes.push(Route::new(&header, &attributes)?);
+        Ok(())
+    });
+    dumped.context("listing the routes")?;
     Ok(routes)
+}
+
+/// The prefixes that rules for choosing a table have packets go to.
+pub fn rules(socket: &mut NetlinkSocket) -> Result<Vec<Ipv4Net>> {
+    let ipv4 = FibRuleHdr {
+        family: IPV4,
+        ..Default::default()
+    };
+    let mut prefixes = Vec::new();
+    let request = rt_rule::Request::new().op_getrule_dump(&ipv4);
+    let dumped = dump(socket, &request, |(header, attributes)| {
+        if header.dst_len > 0 {
+            prefixes.extend(prefix(attributes.get_dst()?, header.dst_len));
+        }
+        Ok(())
+    });
+    match dumped {
+        Err(error) if error.downcast_ref().is_some_and(knows_no_rules) => {}
+        dumped => dumped.context("listing the routing rules")?,
+    }
+    Ok(prefixes)
+}
+
+/// What a kernel says that is built without policy routing: nobody to ask (`net/core/rtnetlink.c`), or
+/// nobody for IPv4 (`net/core/fib_rules.c`).
+fn knows_no_rules(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+fn dump<R: NetlinkRequest>(
+    socket: &mut NetlinkSocket,
+    request: &R,
+    mut add: impl FnMut(R::ReplyType<'_>) -> Result<(), ErrorContext>,
+) -> Result<()> {
+    let mut replies = socket.request(request)?;
+    while let Some(reply) = replies.recv() {
+        let reply = reply.map_err(io::Error::from)?;
+        add(reply).map_err(|error| anyhow!("the kernel's answer lacks something: {error}"))?;
+    }
+    Ok(())
 }
 
 impl Route {
     fn new(header: &Rtmsg, attributes: &IterableRouteAttrs<'_>) -> Result<Self, ErrorContext> {
-        let address = match header.rtm_dst_len {
-            0 => Ipv4Addr::UNSPECIFIED,
-            _ => match attributes.get_dst()? {
-                IpAddr::V4(address) => address,
-                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-            },
+        let to = match header.rtm_dst_len {
+            0 => None,
+            length => prefix(attributes.get_dst()?, length),
         };
         Ok(Self {
-            prefix: Ipv4Net::new(address, header.rtm_dst_len).unwrap_or_default(),
+            prefix: to.unwrap_or_default(),
             kind: kind(header.rtm_type),
+            interface: attributes.get_oif().ok(),
+            gateway: match attributes.get_gateway() {
+                Ok(IpAddr::V4(gateway)) => Some(gateway),
+                _ => None,
+            },
         })
+    }
+}
+
+fn prefix(address: IpAddr, length: u8) -> Option<Ipv4Net> {
+    match address {
+        IpAddr::V4(address) => Ipv4Net::new(address, length).ok(),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -100,14 +153,14 @@ pub fn way(
     destination: Ipv4Addr,
 ) -> Result<Way> {
     match ask(socket, destination, Some((interface, source)))? {
-        // So it is with everything while the interface does not forward, and where a strict
-        // reverse path filter drops the source.
+        // That is what it says of everything while the interface does not forward, and where a
+        // strict reverse path filter drops the source.
         Way::Nowhere => ask(socket, destination, None),
         way => Ok(way),
     }
 }
 
-/// Without a source: a packet of this host's own.
+/// Of a packet that did not come in it is this host's own that is asked for.
 fn ask(
     socket: &mut NetlinkSocket,
     destination: Ipv4Addr,
@@ -117,7 +170,7 @@ fn ask(
         rtm_family: IPV4,
         rtm_dst_len: 32,
         rtm_src_len: if came_in.is_some() { 32 } else { 0 },
-        // The route that counts, and not only the path that this packet would take of several.
+        // The whole route, not only the path that this packet would take where it has several.
         rtm_flags: RtmFlag::FibMatch as u32,
         ..Default::default()
     };
@@ -129,23 +182,18 @@ fn ask(
     drop(attributes);
     let context = || format!("asking the kernel for its route to {destination}");
     let mut replies = socket.request(&request).with_context(context)?;
-    let reply = replies.recv_one();
-    let (header, attributes) = match reply {
-        Ok(reply) => reply,
-        Err(error) if leads_nowhere(error.as_io_error()) => return Ok(Way::Nowhere),
-        Err(error) => return Err(anyhow!("{}", error.as_io_error())).with_context(context),
-    };
-    let way = match kind(header.rtm_type) {
-        Kind::Local | Kind::Broadcast => Way::Here,
-        Kind::Onward => Way::By(interfaces(&attributes)),
-    };
-    // The library takes no other request before this one is acknowledged.
-    while replies.recv().is_some() {}
-    Ok(way)
+    match replies.recv_one() {
+        Ok((header, attributes)) => Ok(match kind(header.rtm_type) {
+            Kind::Local | Kind::Broadcast => Way::Here,
+            Kind::Onward => Way::By(interfaces(&attributes)),
+        }),
+        Err(error) if leads_nowhere(error.as_io_error()) => Ok(Way::Nowhere),
+        Err(error) => Err(io::Error::from(error)).with_context(context),
+    }
 }
 
-/// The answers to which no packet goes on: `fib_props` of `net/ipv4/fib_semantics.c` (blackhole,
-/// prohibit, unreachable), no route at all, and a source that is not believed
+/// The answers to which no packet goes on: those of `fib_props` of `net/ipv4/fib_semantics.c`
+/// (blackhole, prohibit, unreachable), no route at all, and a source that is not believed
 /// (`fib_validate_source` of `net/ipv4/fib_frontend.c`).
 fn leads_nowhere(error: &io::Error) -> bool {
     matches!(
@@ -179,10 +227,6 @@ fn interfaces_of_paths(mut paths: &[u8]) -> Vec<u32> {
     found
 }
 
-fn lacks(error: &ErrorContext) -> anyhow::Error {
-    anyhow!("the kernel's answer lacks something: {error}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,11 +243,8 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             bytes
         };
-        let paths = [
-            path(2, &[8, 0, 5, 0, 10, 0, 0, 1]),
-            path(3, &[1]),
-            path(4, &[]),
-        ];
+        let gateway = [8, 0, 5, 0, 10, 0, 0, 1];
+        let paths = [path(2, &gateway), path(3, &[1]), path(4, &[])];
         assert_eq!(interfaces_of_paths(&paths.concat()), [2, 3, 4]);
         assert_eq!(interfaces_of_paths(&[]), [0; 0]);
     }

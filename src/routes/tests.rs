@@ -23,10 +23,16 @@ fn subnet_table() -> TableId {
 }
 
 fn planned(tables: Vec<Table>) -> Vec<Step> {
-    plan(tables, &nat(), Some(&subnet_table()), false)
+    plan(
+        tables,
+        &nat(),
+        Some(&subnet_table()),
+        false,
+        &Answers::ByTheInterface,
+    )
 }
 
-fn table(n: u32, owner: &str, default_route: Option<DefaultRoute>) -> Table {
+pub(super) fn table(n: u32, owner: &str, default_route: Option<DefaultRoute>) -> Table {
     Table {
         id: format!("rtb-{n:017x}").parse().unwrap(),
         vpc: nat().vpc,
@@ -119,7 +125,10 @@ fn the_own_subnets_table_is_refused_even_where_it_points_here() {
     let mut main = table(2, ANY, None);
     main.main = true;
     assert_eq!(action_for(main.clone()), Action::Create);
-    assert_eq!(plan(vec![main], &nat(), None, false)[0].action, refused);
+    assert_eq!(
+        plan(vec![main], &nat(), None, false, &Answers::ByTheInterface)[0].action,
+        refused
+    );
 }
 
 #[test]
@@ -132,7 +141,13 @@ fn a_static_route_is_made_beside_a_propagated_one() {
 #[test]
 fn a_firewalls_endpoint_is_replaced_where_that_is_asked_for() {
     let endpoint = table(1, ANY, to(Target::Endpoint("vpce-1".into())));
-    let steps = plan(vec![endpoint], &nat(), Some(&subnet_table()), true);
+    let steps = plan(
+        vec![endpoint],
+        &nat(),
+        Some(&subnet_table()),
+        true,
+        &Answers::ByTheInterface,
+    );
     assert_eq!(steps[0].action, Action::Replace);
 }
 
@@ -264,7 +279,7 @@ proptest! {
         let nat = nat();
         let subnet_table = explicit.then(subnet_table);
         let count = tables.len();
-        let steps = plan(tables, &nat, subnet_table.as_ref(), false);
+        let steps = plan(tables, &nat, subnet_table.as_ref(), false, &Answers::ByTheInterface);
         prop_assert_eq!(steps.len(), count);
         for Step { table, action } in steps {
             if !matches!(action, Action::Create | Action::Replace) {

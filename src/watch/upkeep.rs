@@ -43,8 +43,11 @@ impl Watch<'_> {
         for change in &prepared.changes {
             tracing::warn!("put back: {change}");
         }
-        warned.retain(|warning| prepared.warnings.contains(warning));
-        for warning in &prepared.warnings {
+        let elsewhere = prepared.answers_elsewhere.iter();
+        let elsewhere = elsewhere.map(|clients| format!("answers to {} {clients}", clients.block));
+        let warnings: Vec<String> = prepared.warnings.iter().cloned().chain(elsewhere).collect();
+        warned.retain(|warning| warnings.contains(warning));
+        for warning in &warnings {
             if warned.insert(warning.clone()) {
                 tracing::warn!("{warning}");
             }

@@ -122,6 +122,7 @@ _TARGETS: dict[str, Callable[[Params], Target | None]] = {
     "ec2:DescribeNatGateways": _anything,
     "ec2:DescribeNetworkInterfaces": _anything,
     "ec2:DescribeRouteTables": _anything,
+    "ec2:DescribeSubnets": _anything,
     "ec2:ModifyNetworkInterfaceAttribute": _interface,
     "ec2:ReplaceRoute": _route_table,
     "s3:GetObject": _object,

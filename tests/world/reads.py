@@ -16,13 +16,14 @@ from moto.ec2.exceptions import (
     FilterNotImplementedError,
     InvalidNextToken,
 )
-from moto.ec2.models import elastic_network_interfaces, route_tables
+from moto.ec2.models import elastic_network_interfaces, route_tables, subnets
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.route_tables import RouteTable
 from moto.ec2.responses._base_response import EC2BaseResponse
 from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
 from moto.ec2.responses.route_tables import RouteTables
+from moto.ec2.responses.subnets import Subnets
 
 from .clock import CLOCK
 from .patching import wrap
@@ -135,6 +136,7 @@ def filtered(filters: dict[str, list[str | None]] | None, resources: list[Any]) 
 
 route_tables.generic_filter = filtered
 elastic_network_interfaces.generic_filter = filtered
+subnets.generic_filter = filtered
 
 
 @wrap(NetworkInterface, "get_filter_value")
@@ -200,3 +202,11 @@ def _describe_network_interfaces(original: Any, response: Any) -> ActionResult:
     interfaces, following = page(response, interfaces, 1000, "NetworkInterfaceIds")
     shown = _shown(response, interfaces)
     return ActionResult({"NetworkInterfaces": shown, "NextToken": following})
+
+
+@wrap(Subnets, "describe_subnets")
+def _describe_subnets(original: Any, response: Any) -> ActionResult:
+    """moto: one page always. EC2 API reference: `MaxResults` 5 to 1000."""
+    found = original(response).result["Subnets"]
+    found, following = page(response, found, 1000, "SubnetIds")
+    return ActionResult({"Subnets": found, "NextToken": following})
