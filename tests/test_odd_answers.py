@@ -410,7 +410,6 @@ def test_a_table_that_cannot_be_understood_right_before_it_is_moved(stage):
     assert stage.nat.owns(stage.table)
 
 
-@pytest.mark.parametrize("text", [None, "odd", OVERLONG])
 def test_a_table_that_cannot_be_understood_when_it_is_read_back_says_nothing_of_others(stage):
     peer = stage.peer(OTHER)
     [other] = stage.scene.add_tables(1, default=stage.nat.interface)
@@ -426,6 +425,7 @@ def test_a_table_that_cannot_be_understood_when_it_is_read_back_says_nothing_of_
     assert peer.owns(other)
 
 
+@pytest.mark.parametrize("text", [None, "odd", OVERLONG])
 def test_another_tables_route_whose_target_has_an_unknown_form(stage, text):
     peer = stage.peer(OTHER)
     gateway = stage.scene.nat_gateway(OWN)
