@@ -87,6 +87,17 @@ fn what_was_put_back_is_told_from_a_read_that_lags() {
         dead.settle(Some(&showing(to(2, true))), &nat(), false);
     }
     assert_eq!(dead.outcome, Outcome::Accepted);
+    // A propagated route comes back by itself.
+    let mut vpn = row(Action::Create, Outcome::Accepted);
+    let propagated = to(2, false).map(|route| DefaultRoute {
+        propagated: true,
+        ..route
+    });
+    vpn.table.default_route.clone_from(&propagated);
+    for _ in 0..3 {
+        vpn.settle(Some(&showing(propagated.clone())), &nat(), false);
+    }
+    assert_eq!(vpn.outcome, Outcome::Accepted);
     let mut none = row(Action::Create, Outcome::Accepted);
     none.table.default_route = None;
     for _ in 0..3 {
