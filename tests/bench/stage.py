@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.nat import Nat, binary_path
+from tests.skipping import PACKAGES, with_takes
 from tests.world.record import Call
 from tests.world.scene import HOOK, ZONES, two_zone_vpc
 from tests.world.weather import Latency
@@ -100,8 +101,8 @@ def hanat(nat: Nat) -> Measured:
 def script(nat: Nat) -> Measured:
     """The script, with the AWS CLI of the virtual environment that this Python is of."""
     bash = shutil.which("bash")
-    if bash is None:
-        raise FileNotFoundError("bash is not installed")
+    if bash is None or shutil.which("curl") is None:
+        raise JobNotDone(with_takes("the script needs bash and curl", PACKAGES))
     env = {
         **nat.world.env(nat.instance),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
