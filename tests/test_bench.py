@@ -153,7 +153,7 @@ def test_a_crowd_is_counted(isolated, world):
 
 def test_queries_make_entries(isolated):
     program("nft")
-    with contextlib.closing(queries.Lane(rate=100, timeout=120)) as lane:
+    with contextlib.closing(queries.Lane(rate=100, timeout=120, servers=4)) as lane:
         [count] = queries.entries([lane], seconds=0.5, looked=0.5)
         assert lane.asked == lane.answered == 50
         assert 0 < count <= 50

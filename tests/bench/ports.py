@@ -1,5 +1,11 @@
 """What becomes of the clients' ports: what it costs when a NAT draws others, and from how many
-connections to one destination on it no longer finds any."""
+connections to one destination on it finds none for some.
+
+The kernel keeps a client's port where it is free. Where not, it looks at 128 ports in a row from a
+random one on, then at 64, 32, 16 and 8 from others (nf_nat_core.c, nf_nat_l4proto_unique_tuple),
+and drops the packet if all are taken. Clients' own ports are close together: a search that begins
+among them finds nothing once these are all in use, long before the other half of the ports is.
+"""
 
 import contextlib
 import random
@@ -16,7 +22,7 @@ from dataclasses import dataclass
 
 from tests.kernel import nft
 from tests.nat import Nat
-from tests.packets import Host, Surroundings
+from tests.packets import Host, Surroundings, tcp
 from tests.world.world import World
 
 from .outages import Target
@@ -33,9 +39,11 @@ PORTS = 1000
 PATIENCE = 0.9
 # Who is awake for longer than this at a time was kept from running, and could not have heard.
 _STALL = 0.05
-# Connections to one destination, and after how many there is a line.
+# Connections to one destination, of so many clients, and after how many there is a line. A client's
+# ports are those that Linux takes by itself (ip_local_port_range).
 CROWD, LINE = 60_000, 5_000
 _CLIENTS = 20
+_RANGE = range(32768, 61000)
 
 
 def no_rules(nat: Nat) -> None:
@@ -66,6 +74,8 @@ def nat_with(world: World, rules: Rules) -> Iterator[Surroundings]:
         if ran.code:
             raise JobNotDone(f"the kernel was not set up: {ran}")
         rules(nat)
+        # It works, and everybody knows the next one's MAC.
+        tcp(around.client, around.outside)
         yield around
     finally:
         around.close()
@@ -232,12 +242,12 @@ def crowd(around: Surroundings, connections: int, line: int, seed: int = 0) -> l
 
 
 def _flows(rng: random.Random, connections: int) -> list[tuple[bytes, int]]:
-    """Clients' addresses and ports, which are of those that Linux takes (ip_local_port_range)."""
+    """Clients' addresses and ports."""
     each = -(-connections // _CLIENTS)
     flows = [
         (socket.inet_aton(f"10.0.1.{100 + client}"), port)
         for client in range(_CLIENTS)
-        for port in rng.sample(range(32768, 61000), each)
+        for port in rng.sample(_RANGE, each)
     ]
     rng.shuffle(flows)
     return flows[:connections]
