@@ -28,9 +28,12 @@ from tests.segments import (
     send,
     tcp_segment,
 )
+from tests.world.namespace import Namespace
 
 # RFC 792: destination unreachable, and of what.
 UNREACHABLE, PROTOCOL, PORT = 3, 2, 3
+# linux/tcp.h: a socket that is closed so tells nobody.
+TCP_REPAIR = 19
 # As a server's port and one that the NAT gave to a client.
 PORTS = (443, 40_000)
 SEGMENTS = {
@@ -111,7 +114,7 @@ def test_a_port_of_the_nats_own_that_is_closed(nat, around):
         _connect(around.outside, nat.private_address, 81)
 
 
-def _connect(host: Host, address: str, port: int) -> socket.socket:
+def _connect(host: Namespace, address: str, port: int) -> socket.socket:
     sock = host.socket()
     try:
         sock.connect((address, port))
@@ -186,6 +189,26 @@ def test_the_nats_own_connections_are_its_own_to_end(nat, around):
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             with pytest.raises(ConnectionResetError):
                 sock.recv(100)
+
+
+def test_a_connection_of_the_nats_own_whose_socket_is_gone(nat, around):
+    """As when its program was restored elsewhere: the server learns it from a RST without ACK."""
+    assert nat.claim().code == 0
+    with around.outside.socket() as listener:
+        listener.bind((around.outside.address, 80))
+        listener.listen()
+        own = _connect(nat.machine, around.outside.address, 80)
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(20)
+            for one, other in ((own, server), (server, own)):
+                one.sendall(b"hello")
+                assert other.recv(100) == b"hello"
+            own.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+            own.close()
+            server.sendall(b"is there anybody?")
+            with pytest.raises(ConnectionResetError):
+                server.recv(100)
 
 
 def test_a_server_that_speaks_first_on_a_connection_of_the_nats_from_before(nat, around):
