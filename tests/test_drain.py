@@ -351,7 +351,7 @@ def test_one_table_of_two_is_denied(stage, peer):
         match={"RouteTableId": stage.table},
     )
     ran = stage.drain("--output", "json")
-    assert ran.code == ran.json["exit_code"] == 3, ran
+    assert ran.code == ran.json["exit_code"] == 4, ran
     assert ran.error == ran.json["error"]
     assert ran.error.startswith(
         f"1 of 2 route tables were not handed over: {stage.table}: "
