@@ -10,6 +10,7 @@ mod nftables;
 mod own_table;
 mod routing;
 mod ruleset;
+mod sets;
 mod sysctl;
 
 use std::fs;
@@ -28,7 +29,7 @@ use crate::ids::Mac;
 
 pub use answers::Elsewhere;
 use conntrack::{Forgotten, Translated};
-use firewall::{Masker, Packet};
+use firewall::{Judgement, Masker, Packet, Rules};
 use own_table::Nat;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
@@ -150,17 +151,20 @@ fn set_up(
         let whole = dry_run || missing.is_empty();
         let last = look == LOOKS;
         if whole {
-            let droppers = firewall::droppers(ruleset.foreign(), packet);
-            if droppers.is_empty() || last {
+            let others = Rules::new(ruleset.foreign(), &ruleset.sets);
+            let judgement = others.judge(packet);
+            let obstacle = obstacle(&judgement, packet);
+            if obstacle.is_none() || last {
                 warnings.extend(missing.out_of_reach);
+                warnings.extend(may_drop(judgement.doubts));
                 warnings.extend(unseen_filter());
                 return Ok(Prepared {
                     interface: packet.interface.to_owned(),
                     changes,
-                    masquerading_elsewhere: names(firewall::maskers(ruleset.foreign(), packet)),
+                    masquerading_elsewhere: names(others.maskers(packet)),
                     warnings,
                     answers_elsewhere: Vec::new(),
-                    obstacle: obstacle(&droppers, packet),
+                    obstacle,
                 });
             }
         } else if last {
@@ -233,15 +237,28 @@ impl<'a> Missing<'a> {
 }
 
 /// Rules of others that make this a NAT that lets nothing through, and the mend.
-fn obstacle(droppers: &[String], packet: &Packet<'_>) -> Option<String> {
-    (!droppers.is_empty()).then(|| {
-        format!(
+fn obstacle(judgement: &Judgement, packet: &Packet<'_>) -> Option<String> {
+    let interface = packet.interface;
+    if !judgement.obstacles.is_empty() {
+        Some(format!(
             "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
              {interface}",
-            droppers.join(", "),
-            interface = packet.interface
-        )
-    })
+            judgement.obstacles.join(", ")
+        ))
+    } else if !judgement.obstacles_to_answers.is_empty() {
+        Some(format!(
+            "answers to forwarded packets, or what follows them, would be dropped: {}; let pass \
+             there what belongs to known connections (ct state established,related accept)",
+            judgement.obstacles_to_answers.join(", ")
+        ))
+    } else {
+        None
+    }
+}
+
+fn may_drop(doubts: Vec<String>) -> impl Iterator<Item = String> {
+    let doubts = doubts.into_iter();
+    doubts.map(|doubt| format!("forwarded packets may be dropped: {doubt}"))
 }
 
 /// Somebody else's set-up: is it one?
@@ -254,7 +271,8 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
         );
     }
     let ruleset = nftables::read(socket)?;
-    let masquerading = firewall::maskers(ruleset.active(), packet);
+    let rules = Rules::new(ruleset.active(), &ruleset.sets);
+    let masquerading = rules.maskers(packet);
     if masquerading.is_empty() {
         let unseen = match iptables_legacy_has("nat") {
             Ok(false) => String::new(),
@@ -269,17 +287,21 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
     }
     let uncertain = (!masquerading.iter().any(|masker| masker.certain)).then(|| {
         format!(
-            "{} masquerades only some packets, by conditions that are not understood here",
+            "{} masquerades only some packets, or by conditions that are not understood here",
             masquerading[0].chain
         )
     });
-    let droppers = firewall::droppers(ruleset.active(), packet);
-    let droppers = droppers.iter();
-    let droppers = droppers.map(|dropper| format!("forwarded packets may be dropped: {dropper}"));
+    let judgement = rules.judge(packet);
+    let dropped = [
+        judgement.obstacles,
+        judgement.obstacles_to_answers,
+        judgement.doubts,
+    ];
+    let warnings = may_drop(dropped.concat());
     Ok(Prepared {
         interface: interface.to_owned(),
         changes: Vec::new(),
-        warnings: droppers.chain(uncertain).chain(unseen_filter()).collect(),
+        warnings: warnings.chain(uncertain).chain(unseen_filter()).collect(),
         masquerading_elsewhere: names(masquerading),
         answers_elsewhere: Vec::new(),
         obstacle: None,

@@ -428,6 +428,8 @@ def test_docker_with_a_rule_of_the_users(nat):
 )
 def test_ways_to_let_pass_with_iptables(nat, accepting):
     iptables(nat.machine, "-P", "FORWARD", "DROP")
+    known = ["-m", "conntrack", "--ctstate", "ESTABLISHED"]
+    iptables(nat.machine, "-A", "FORWARD", *known, "-j", "ACCEPT")
     iptables(nat.machine, "-A", "FORWARD", *accepting, "-j", "ACCEPT")
     ran = nat.claim()
     assert ran.code == 0, ran
@@ -441,6 +443,7 @@ def test_ways_to_let_pass_with_nft(nat):
             chain forward {
                 type filter hook forward priority filter; policy drop;
                 meta mark set 1
+                ct state established accept
                 ip saddr 10.0.0.0/16 accept
             }
         }""",
@@ -610,7 +613,9 @@ def test_an_image_that_does_not_masquerade(nat, rules):
         ),
         # As subnet routers of overlay networks do, for their own packets only.
         (
-            "chain n { type nat hook postrouting priority 100; meta mark 0x40000 masquerade; };",
+            "chain n { type nat hook postrouting priority 100; meta mark 0x40000 masquerade; }; "
+            "chain p { type filter hook prerouting priority 0; numgen random mod 2 0 "
+            "meta mark set 0x40000; };",
             "chain n of table ip mine masquerades only some packets",
         ),
     ],

@@ -107,6 +107,24 @@ def test_nothing_is_done_where_nothing_was_undone(claimed):
     assert all(later - earlier > 0.9 for earlier, later in pairwise(times))
 
 
+def test_a_firewall_that_may_drop_is_warned_of(claimed):
+    """It does not keep its own rules away."""
+    stage = claimed
+    watch = stage.watch(**SECONDLY)
+    masquerades = nft(place(stage), "list table ip hanat")
+    nft(
+        place(stage),
+        "flush ruleset; table inet filter { chain forward { "
+        "type filter hook forward priority 0; policy drop; limit rate 1000/second accept; }; }",
+    )
+    said = watch.wait_said("WARN forwarded packets may be dropped")
+    assert "a limit in chain forward" in said
+    assert len(watch.said("put back: nftables table ip hanat created")) == 1
+    assert nft(place(stage), "list table ip hanat") == masquerades
+    wait_upkeep(stage)
+    assert watch.said("forwarded packets") == [said]
+
+
 def test_a_firewall_that_drops_does_not_keep_its_own_rules_away(claimed):
     """It is told of once, and when it is over."""
     stage = claimed

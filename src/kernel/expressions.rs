@@ -5,10 +5,12 @@
 //! hand. The numbers are those of `linux/netfilter/nf_tables.h`: enum `nft_list_attributes`,
 //! `nft_expr_attributes`, `nft_masq_attributes`, `nft_exthdr_attributes`, `nft_exthdr_op`.
 
+mod others;
+
 use netlink_bindings::nftables::{
-    CompatMatchAttrs, ExprBitwiseAttrs, ExprCmpAttrs, ExprCtAttrs, ExprImmediateAttrs,
-    ExprMasqAttrs, ExprMetaAttrs, ExprNatAttrs, ExprPayloadAttrs, ExprTargetAttrs,
-    IterableDataAttrs, IterableExprAttrs, PushExprListAttrs, Registers, VerdictCode,
+    ExprBitwiseAttrs, ExprCmpAttrs, ExprCtAttrs, ExprImmediateAttrs, ExprMasqAttrs, ExprMetaAttrs,
+    ExprNatAttrs, ExprPayloadAttrs, ExprTargetAttrs, IterableDataAttrs, IterableExprAttrs,
+    PushExprListAttrs, Registers, VerdictCode,
 };
 use netlink_bindings::utils::{
     CStr, Pusher, align, finalize_nested_header, find_attr, parse_be_u32, push_header,
@@ -134,7 +136,12 @@ pub fn encode<P: Pusher>(mut list: PushExprListAttrs<P>, expr: &Expr) -> PushExp
             list
         }
         // Not part of any rule of ours; the read-back would miss it.
-        Expr::SourceNat | Expr::Reject | Expr::Target(_) | Expr::Aside | Expr::Other(_) => list,
+        Expr::SourceNat
+        | Expr::Reject
+        | Expr::Target(_)
+        | Expr::Aside
+        | Expr::Others(_)
+        | Expr::Other(_) => list,
     }
 }
 
@@ -174,17 +181,17 @@ fn push_u32(buf: &mut Vec<u8>, attribute: u16, value: u32) {
 pub fn decode(expr: &IterableExprAttrs<'_>) -> Expr {
     let name = text(expr.get_name());
     let data = find_attr(expr.get_buf(), EXPR_DATA).unwrap_or_default();
-    decode_known(&name, data).unwrap_or(Expr::Other(name))
+    decode_known(&name, data)
+        .or_else(|| others::decode(&name, data))
+        .unwrap_or(Expr::Other(name))
 }
 
-/// None also for what is known and works in a way that is not ours, such as on another register.
+/// What our own rules have, too. None also for what is known and works in a way that is not ours,
+/// such as on another register.
 fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
     let expr = match name {
         "meta" => {
             let meta = ExprMetaAttrs::new(data);
-            if meta.get_sreg().is_ok() {
-                return Some(Expr::Aside);
-            }
             is_ours(meta.get_dreg())?;
             Expr::Meta(meta.get_key().ok()?)
         }
@@ -221,7 +228,7 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
             let immediate = ExprImmediateAttrs::new(data);
             let data = immediate.get_data();
             if immediate.get_dreg() == Ok(Registers::RegVerdict as u32) {
-                Expr::Verdict(verdict(data.ok()?)?)
+                Expr::Verdict(verdict(&data.ok()?)?)
             } else {
                 is_ours(immediate.get_dreg())?;
                 Expr::Value(value(data)?)
@@ -234,13 +241,8 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expr> {
         "nat" if ExprNatAttrs::new(data).get_type() == Ok(NAT_SOURCE) => Expr::SourceNat,
         "exthdr" if sets_max_segment(data) => Expr::SetMaxSegment,
         "reject" => Expr::Reject,
-        "log" | "notrack" => Expr::Aside,
-        "match" if text(CompatMatchAttrs::new(data).get_name()) == "comment" => Expr::Aside,
         "ct" => {
             let ct = ExprCtAttrs::new(data);
-            if ct.get_sreg().is_ok() {
-                return Some(Expr::Aside);
-            }
             // Some things are known of each direction by itself.
             if ct.get_direction().is_ok() {
                 return None;
@@ -262,7 +264,8 @@ fn value<E>(data: Result<IterableDataAttrs<'_>, E>) -> Option<Vec<u8>> {
     Some(data.ok()?.get_value().ok()?.to_vec())
 }
 
-fn verdict(data: IterableDataAttrs<'_>) -> Option<Verdict> {
+/// The verdict that data of a rule or of a map is.
+pub fn verdict(data: &IterableDataAttrs<'_>) -> Option<Verdict> {
     let verdict = data.get_verdict().ok()?;
     let code = verdict.get_code().ok()?;
     let is = |known: VerdictCode| code == known as u32;

@@ -1,23 +1,36 @@
 //! What the rules of others do to packets that this instance is to forward. No I/O.
 //!
-//! It follows one packet through their chains: the first one of a connection from the VPC, in and
-//! out by the same interface. What a rule asks beyond that (ports, states, sets) is not known
-//! here, so such a rule may apply or not.
+//! It follows packets through their chains, for each block of the VPC by itself: the first one of a
+//! connection, in and out by the same interface, the answer, and what comes after that. What is
+//! dropped for certain stands in the way. A condition that is not understood may hold or not, and so
+//! may one that some of those packets meet: then it is a doubt.
+
+mod conditions;
+mod follow;
+mod matches;
+mod packet;
+mod registers;
+mod values;
+
+use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
-use netlink_bindings::nftables::{CmpOps, MetaKeys, PayloadBase};
 
 use super::ruleset::{
-    Chain, Expr, FAMILY_IPV4, HOOK_FORWARD, HOOK_POSTROUTING, Rule, Table, Verdict,
+    Chain, FAMILY_IPV4, HOOK_FORWARD, HOOK_POSTROUTING, HOOK_PREROUTING, Sets, Table,
 };
+use follow::{Fates, Follower};
+use packet::{Followed, Marks, Moment, Protocol};
 
-/// Deeper than the kernel lets chains lead to each other (`NFT_JUMP_STACK_SIZE`).
-const DEEPEST: usize = 16;
+const MOMENTS: [Moment; 3] = [Moment::First, Moment::Answer, Moment::Later];
 
-/// As it is on the wire (`linux/if_ether.h`).
-const ETHERTYPE_IPV4: [u8; 2] = [8, 0];
+/// Without the first one this is no NAT.
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp];
 
-/// The packet that is followed.
+/// So many doubts are named.
+const NAMED: usize = 4;
+
+/// What is forwarded here.
 #[derive(Debug)]
 pub struct Packet<'a> {
     /// By which it comes in and goes out.
@@ -28,23 +41,21 @@ pub struct Packet<'a> {
     pub sources: &'a [Ipv4Net],
 }
 
-/// Chains that drop what goes through, unless a rule lets everything of that kind pass.
-pub fn droppers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>) -> Vec<String> {
-    let mut found = Vec::new();
-    for (table, chain) in base_chains(tables, "filter", HOOK_FORWARD) {
-        let drops = chain.base.as_ref().is_some_and(|base| base.drops);
-        match packet.decided(table, chain, 0) {
-            Some(Decision::Dropped(by)) => {
-                found.push(format!("a rule in chain {by} of table {table} drops it"));
-            }
-            None | Some(Decision::Returned) if drops => found.push(format!(
-                "chain {} of table {table} has the policy drop",
-                chain.name
-            )),
-            _ => {}
-        }
-    }
-    found
+/// Others' tables and what their rules look things up in.
+pub struct Rules<'a> {
+    tables: Vec<&'a Table>,
+    sets: &'a Sets,
+}
+
+/// What others do to what is forwarded.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// What drops, for certain, what at least one block sends.
+    pub obstacles: Vec<String>,
+    /// The same of the answers alone.
+    pub obstacles_to_answers: Vec<String>,
+    /// What may drop, or drops some.
+    pub doubts: Vec<String>,
 }
 
 /// A chain that masquerades.
@@ -52,218 +63,228 @@ pub fn droppers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>
 pub struct Masker {
     /// Its name and its table's.
     pub chain: String,
-    /// Whether that is for all such packets; else it is for some, by conditions that are not known
-    /// here, such as a mark.
+    /// Whether that is for all such packets; else it is for some, or by conditions that are not
+    /// understood here.
     pub certain: bool,
 }
 
-/// Chains with a rule that gives such packets this instance's address.
-pub fn maskers<'a>(tables: impl Iterator<Item = &'a Table>, packet: &Packet<'_>) -> Vec<Masker> {
-    base_chains(tables, "nat", HOOK_POSTROUTING)
-        .filter_map(|(table, chain)| {
-            Some(Masker {
-                certain: packet.masked(table, chain, 0)?,
-                chain: format!("chain {} of table {table}", chain.name),
-            })
-        })
-        .collect()
-}
+/// A chain, and the table that it is in.
+type Place<'a> = (&'a Table, &'a Chain);
 
-fn base_chains<'a>(
-    tables: impl Iterator<Item = &'a Table>,
-    kind: &'a str,
-    hook: u32,
-) -> impl Iterator<Item = (&'a Table, &'a Chain)> {
-    let chains = tables.flat_map(|table| {
-        let chains = table.chains.iter();
-        chains.map(move |chain| (table, chain))
-    });
-    chains.filter(move |(_, chain)| {
-        let base = chain.base.as_ref();
-        base.is_some_and(|base| base.hook == hook && base.kind == kind)
-    })
-}
-
-enum Decision {
-    Accepted,
-    /// By a rule in that chain.
+/// What becomes of a packet in a base chain.
+enum Fate {
+    Passes,
+    /// How.
     Dropped(String),
-    /// Back to the chain before.
-    Returned,
+    /// How, and what it hangs on.
+    Uncertain(String, BTreeSet<String>),
 }
 
-/// Whether a rule applies to the packet.
-#[derive(Clone, Copy, PartialEq)]
-enum Applies {
-    Always,
-    Never,
-    Sometimes,
+impl<'a> Packet<'a> {
+    /// Of each kind, what comes from the block or goes back there.
+    fn from(&self, block: Ipv4Net) -> impl Iterator<Item = Followed<'a>> {
+        let (interface, index) = (self.interface, self.index);
+        let followed = move |moment| {
+            PROTOCOLS.map(|protocol| Followed {
+                interface,
+                index,
+                block,
+                moment,
+                protocol,
+                typical: false,
+                marks: Marks::default(),
+            })
+        };
+        MOMENTS.into_iter().flat_map(followed)
+    }
 }
 
-impl Packet<'_> {
-    /// What the chain's rules decide for certain; none where they leave it open.
-    fn decided(&self, table: &Table, chain: &Chain, depth: usize) -> Option<Decision> {
-        for rule in &chain.rules {
-            if self.meets(rule) != Applies::Always {
-                continue;
+impl<'a> Rules<'a> {
+    pub fn new(tables: impl Iterator<Item = &'a Table>, sets: &'a Sets) -> Self {
+        let tables = tables.collect();
+        Self { tables, sets }
+    }
+
+    /// Whether what is forwarded passes.
+    pub fn judge(&self, packet: &Packet<'_>) -> Judgement {
+        let mut judgement = Judgement::default();
+        let blocks = packet.sources.iter();
+        let marks: Vec<[Marks; 2]> = blocks.map(|block| self.marks(packet, *block)).collect();
+        for place in self.base_chains("filter", HOOK_FORWARD) {
+            let mut found = Found::default();
+            for (block, marks) in packet.sources.iter().zip(&marks) {
+                for followed in packet.from(*block) {
+                    found.add(&followed, fate(place, self.both(followed, *marks, place)));
+                }
             }
-            let dropped = || Some(Decision::Dropped(chain.name.clone()));
-            match rule.last() {
-                Some(Expr::Verdict(Verdict::Accept)) => return Some(Decision::Accepted),
-                Some(Expr::Verdict(Verdict::Drop) | Expr::Reject) => return dropped(),
-                Some(Expr::Target(name)) if name == "REJECT" => return dropped(),
-                Some(Expr::Verdict(Verdict::Return)) => return Some(Decision::Returned),
-                Some(Expr::Verdict(Verdict::Jump(to))) if depth < DEEPEST => {
-                    match table
-                        .chain(to)
-                        .and_then(|to| self.decided(table, to, depth + 1))
-                    {
-                        None | Some(Decision::Returned) => {}
-                        decided => return decided,
+            found.tell(packet, &mut judgement);
+        }
+        judgement
+    }
+
+    /// Chains with a rule that gives such packets this instance's address.
+    pub fn maskers(&self, packet: &Packet<'_>) -> Vec<Masker> {
+        let mut maskers = Vec::new();
+        for place in self.base_chains("nat", HOOK_POSTROUTING) {
+            let (mut some, mut all) = (false, true);
+            for block in packet.sources {
+                let marks = self.marks(packet, *block);
+                // Connections are translated by their first packets.
+                let first = packet.from(*block);
+                for followed in first.filter(|followed| followed.moment == Moment::First) {
+                    let [typically, ever] = self.both(followed, marks, place);
+                    some |= ever.masked;
+                    all &= typically.always_masked();
+                }
+            }
+            if some {
+                let (table, chain) = place;
+                maskers.push(Masker {
+                    certain: all,
+                    chain: format!("chain {} of table {table}", chain.name),
+                });
+            }
+        }
+        maskers
+    }
+
+    /// What typically happens, and what ever may.
+    fn both(&self, followed: Followed<'_>, marks: [Marks; 2], place: Place<'_>) -> [Fates; 2] {
+        let (table, chain) = place;
+        [(true, marks[0]), (false, marks[1])].map(|(typical, marks)| {
+            let followed = Followed {
+                typical,
+                marks,
+                ..followed
+            };
+            Follower::new(&followed, table, self.sets).follow(chain)
+        })
+    }
+
+    /// Whether rules on the way may mark what comes from the block: typically, and ever.
+    fn marks(&self, packet: &Packet<'_>, block: Ipv4Net) -> [Marks; 2] {
+        const HOOKS: [u32; 3] = [HOOK_PREROUTING, HOOK_FORWARD, HOOK_POSTROUTING];
+        [true, false].map(|typical| {
+            let mut marks = Marks::default();
+            for followed in packet.from(block) {
+                for (table, chain) in self.tables.iter().flat_map(|table| chains_of(table)) {
+                    if chain.is_on(&HOOKS) {
+                        let packet = Followed {
+                            typical,
+                            marks,
+                            ..followed
+                        };
+                        let mut follower = Follower::new(&packet, table, self.sets);
+                        follower.follow(chain);
+                        marks = follower.marks;
                     }
                 }
-                Some(Expr::Verdict(Verdict::Goto(to))) if depth < DEEPEST => {
-                    let to = table.chain(to);
-                    let decided = to.and_then(|to| self.decided(table, to, depth + 1));
-                    // Nothing after a goto is looked at.
-                    return decided.or(Some(Decision::Returned));
-                }
-                _ => {}
             }
-        }
-        None
+            marks
+        })
     }
 
-    /// Whether a rule of the chain, or of one it leads to, masks the packet, before another one
-    /// decides for certain; and whether that is certain, too.
-    fn masked(&self, table: &Table, chain: &Chain, depth: usize) -> Option<bool> {
-        let mut found = None;
-        for rule in &chain.rules {
-            let applies = self.meets(rule);
-            if applies == Applies::Never {
-                continue;
-            }
-            let always = applies == Applies::Always;
-            let masks = match rule.last() {
-                Some(Expr::Masquerade { .. } | Expr::SourceNat) => Some(true),
-                Some(Expr::Target(name)) if matches!(name.as_str(), "MASQUERADE" | "SNAT") => {
-                    Some(true)
-                }
-                Some(Expr::Verdict(Verdict::Jump(to) | Verdict::Goto(to))) if depth < DEEPEST => {
-                    let to = table.chain(to);
-                    to.and_then(|to| self.masked(table, to, depth + 1))
-                }
-                _ => None,
-            };
-            if let Some(certain) = masks {
-                found = Some(certain && always);
-            }
-            let ends = matches!(
-                rule.last(),
-                Some(Expr::Verdict(
-                    Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Goto(_)
-                ))
-            );
-            if found == Some(true) || (ends && always) {
-                break;
-            }
-        }
-        found
-    }
-
-    fn meets(&self, rule: &Rule) -> Applies {
-        let mut applies = Applies::Always;
-        let mut loaded = None;
-        for expr in rule {
-            let met = match expr {
-                Expr::Meta(_) | Expr::Ct(_) | Expr::Payload { .. } => {
-                    loaded = Some((expr, None));
-                    continue;
-                }
-                Expr::Mask(mask) => {
-                    loaded = loaded.map(|(what, _)| (what, Some(mask.as_slice())));
-                    continue;
-                }
-                Expr::Cmp { op, value } => self.compares(loaded, *op, value),
-                // Tells in its own way which packets it is for, or loads what is not known here.
-                Expr::Other(_) => {
-                    loaded = None;
-                    Applies::Sometimes
-                }
-                _ => continue,
-            };
-            match met {
-                Applies::Never => return Applies::Never,
-                Applies::Sometimes => applies = Applies::Sometimes,
-                Applies::Always => {}
-            }
-        }
-        applies
-    }
-
-    fn compares(&self, loaded: Option<(&Expr, Option<&[u8]>)>, op: u32, value: &[u8]) -> Applies {
-        let Some((what, mask)) = loaded else {
-            return Applies::Sometimes;
-        };
-        let equal = match what {
-            Expr::Meta(key) => self.has(*key, value),
-            Expr::Payload {
-                base,
-                offset: 12,
-                len,
-            } if *base == PayloadBase::NetworkHeader as u32 && *len as usize == value.len() => {
-                self.comes_from(value, mask)
-            }
-            _ => None,
-        };
-        match equal {
-            Some(equal) if op == CmpOps::Eq as u32 => certain(equal),
-            Some(equal) if op == CmpOps::Neq as u32 => certain(!equal),
-            _ => Applies::Sometimes,
-        }
-    }
-
-    /// Names are compared in as many bytes as the rule has: it may be the beginning of one.
-    fn has(&self, key: u32, value: &[u8]) -> Option<bool> {
-        let is = |keys: [MetaKeys; 2]| keys.into_iter().any(|known| known as u32 == key);
-        if is([MetaKeys::Iifname, MetaKeys::Oifname]) {
-            let mut name = self.interface.as_bytes().to_vec();
-            name.resize(name.len().max(value.len()), 0);
-            Some(name.starts_with(value))
-        } else if is([MetaKeys::Iif, MetaKeys::Oif]) {
-            Some(self.index.to_ne_bytes() == value)
-        } else if key == MetaKeys::Nfproto as u32 {
-            // In tables of both families this comes before an address.
-            Some(value == [FAMILY_IPV4])
-        } else if key == MetaKeys::Protocol as u32 {
-            Some(value == ETHERTYPE_IPV4)
-        } else {
-            None
-        }
-    }
-
-    /// Whether the source address is in the block whose first bytes those are; unknown where some
-    /// are and others are not.
-    fn comes_from(&self, value: &[u8], mask: Option<&[u8]>) -> Option<bool> {
-        let four = |bytes: &[u8]| {
-            let mut four = [0; 4];
-            four.get_mut(..bytes.len())?.copy_from_slice(bytes);
-            Some(four)
-        };
-        let network = four(value)?;
-        let netmask = four(mask.unwrap_or(&vec![0xff; value.len()]))?;
-        let block = Ipv4Net::with_netmask(network.into(), netmask.into()).ok()?;
-        if self.sources.iter().all(|source| block.contains(source)) {
-            return Some(true);
-        }
-        // Two blocks overlap only where one contains the other.
-        let overlaps = |source: &Ipv4Net| block.contains(source) || source.contains(&block);
-        (!self.sources.iter().any(overlaps)).then_some(false)
+    fn base_chains(&self, kind: &str, hook: u32) -> impl Iterator<Item = Place<'a>> {
+        let chains = self.tables.iter().flat_map(|table| chains_of(table));
+        chains.filter(move |(_, chain)| {
+            let base = chain.base.as_ref();
+            base.is_some_and(|base| base.hook == hook && base.kind == kind)
+        })
     }
 }
 
-fn certain(yes: bool) -> Applies {
-    if yes { Applies::Always } else { Applies::Never }
+fn chains_of(table: &Table) -> impl Iterator<Item = Place<'_>> {
+    table.chains.iter().map(move |chain| (table, chain))
+}
+
+/// What becomes of it once the policy has its say, from what typically happens and what ever may.
+fn fate((table, chain): Place<'_>, [typically, ever]: [Fates; 2]) -> Fate {
+    let drops = chain.base.as_ref().is_some_and(|base| base.drops);
+    let passes = |fates: &Fates| fates.accepted || fates.masked || (fates.returned && !drops);
+    let dropped = |fates: &Fates| {
+        let by_rule = fates.dropped.as_ref();
+        let by_rule = by_rule.map(|by| format!("a rule in chain {by} of table {table} drops it"));
+        by_rule.or_else(|| {
+            let name = &chain.name;
+            (fates.returned && drops)
+                .then(|| format!("chain {name} of table {table} has the policy drop"))
+        })
+    };
+    match dropped(&typically) {
+        None => Fate::Passes,
+        Some(how) if !passes(&ever) => Fate::Dropped(how),
+        Some(how) if passes(&typically) => Fate::Uncertain(how, typically.doubts),
+        Some(how) => Fate::Uncertain(how, ever.doubts),
+    }
+}
+
+/// What was found out about one base chain.
+#[derive(Default)]
+struct Found {
+    /// Of TCP: how, and for which blocks.
+    dropped: Vec<(String, Ipv4Net)>,
+    /// The same of answers and of what comes after them.
+    answers_dropped: Vec<(String, Ipv4Net)>,
+    /// How, for which protocols if not all, and the conditions that it hangs on.
+    uncertain: Vec<(String, BTreeSet<String>)>,
+    of_protocols: BTreeSet<(&'static str, String)>,
+}
+
+impl Found {
+    fn add(&mut self, followed: &Followed<'_>, fate: Fate) {
+        let block = followed.block;
+        match (fate, followed.protocol) {
+            (Fate::Passes, _) => {}
+            (Fate::Dropped(how), Protocol::Tcp) if followed.moment == Moment::First => {
+                self.dropped.push((how, block));
+            }
+            (Fate::Dropped(how), Protocol::Tcp) => self.answers_dropped.push((how, block)),
+            (Fate::Dropped(how), protocol) => {
+                let name = if protocol == Protocol::Udp {
+                    "UDP"
+                } else {
+                    "ICMP"
+                };
+                self.of_protocols.insert((name, how));
+            }
+            (Fate::Uncertain(how, doubts), _) => self.uncertain.push((how, doubts)),
+        }
+    }
+
+    /// The worst of it, once.
+    fn tell(self, packet: &Packet<'_>, judgement: &mut Judgement) {
+        if !self.dropped.is_empty() {
+            judgement.obstacles.push(certain(&self.dropped, packet));
+        } else if !self.answers_dropped.is_empty() {
+            let answers = certain(&self.answers_dropped, packet);
+            judgement.obstacles_to_answers.push(answers);
+        } else if let Some((how, _)) = self.uncertain.first() {
+            let doubts = self.uncertain.iter().flat_map(|(_, doubts)| doubts);
+            let doubts: BTreeSet<&str> = doubts.map(String::as_str).collect();
+            let mut named: Vec<&str> = doubts.iter().copied().take(NAMED).collect();
+            if doubts.len() > NAMED {
+                named.push("and more");
+            }
+            let named = named.join(", ");
+            let doubt = format!("{how}, and whether it comes to that hangs on {named}");
+            judgement.doubts.push(doubt);
+        } else {
+            let protocols = self.of_protocols.into_iter();
+            let doubts = protocols.map(|(protocol, how)| format!("{how}, if it is {protocol}"));
+            judgement.doubts.extend(doubts);
+        }
+    }
+}
+
+/// How, and from which blocks if not from all.
+fn certain(dropped: &[(String, Ipv4Net)], packet: &Packet<'_>) -> String {
+    let blocks: BTreeSet<Ipv4Net> = dropped.iter().map(|(_, block)| *block).collect();
+    let how = &dropped[0].0;
+    if packet.sources.iter().all(|block| blocks.contains(block)) {
+        return how.clone();
+    }
+    let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+    format!("{how} ({})", blocks.join(", "))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! nftables over netlink: reads all rules, replaces our table in one transaction.
 
+mod sets;
+
 use std::io::ErrorKind;
 
 use anyhow::{Context, Result, anyhow};
@@ -17,7 +19,7 @@ use super::ruleset::{Base, Chain, Expr, Ruleset, Table};
 /// `NFNL_SUBSYS_NFTABLES` of linux/netfilter/nfnetlink.h: whose transaction a batch is.
 const SUBSYSTEM: u16 = 10;
 
-/// Everything that is loaded, in all families.
+/// Everything that is loaded, in all families, and the sets that others' rules use.
 pub fn read(socket: &mut NetlinkSocket) -> Result<Ruleset> {
     let any = Nfgenmsg::new();
     let mut ruleset = Ruleset::default();
@@ -36,6 +38,7 @@ pub fn read(socket: &mut NetlinkSocket) -> Result<Ruleset> {
         ruleset.add_rule(header.nfgen_family, &rule)
     })
     .context("listing the nftables rules")?;
+    sets::read(socket, &mut ruleset);
     Ok(ruleset)
 }
 

@@ -298,7 +298,8 @@ mod tests {
     const BLOCK: &[&str] = &["10.0.0.0/16"];
 
     fn rules<'a>(table: &'a Table, chain: &str) -> &'a [Rule] {
-        &table.chain(chain).unwrap().rules
+        let mut chains = table.chains.iter();
+        &chains.find(|one| one.name == chain).unwrap().rules
     }
 
     #[test]

@@ -3,15 +3,19 @@
 //! Numbers are the kernel's: `linux/netfilter.h`, `linux/netfilter_ipv4.h` and
 //! `linux/netfilter/nf_tables.h`.
 
+use std::collections::HashMap;
 use std::fmt;
+
+use super::sets::Set;
 
 /// IPv4 and IPv6 together.
 pub const FAMILY_INET: u8 = 1;
 /// IPv4.
 pub const FAMILY_IPV4: u8 = 2;
 
-/// Where packets on their way through pass, where those begin that are the machine's own, and where
-/// both leave.
+/// Where packets come in, where those on their way through pass, where those begin that are the
+/// machine's own, and where the last two leave.
+pub const HOOK_PREROUTING: u32 = 0;
 pub const HOOK_FORWARD: u32 = 2;
 pub const HOOK_OUTPUT: u32 = 3;
 pub const HOOK_POSTROUTING: u32 = 4;
@@ -27,7 +31,12 @@ pub const OWN_TABLE: &str = "hanat";
 pub struct Ruleset {
     /// In the kernel's order.
     pub tables: Vec<Table>,
+    /// What their rules look things up in.
+    pub sets: Sets,
 }
+
+/// By family, table and name; why there is none where one could not be read.
+pub type Sets = HashMap<(u8, String, String), Result<Set, String>>;
 
 /// A table; two are equal when they do the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +109,47 @@ pub enum Expr {
     Target(String),
     /// Does what decides nothing, such as writing to the log.
     Aside,
+    /// Only others' rules have what follows.
+    Others(Others),
     /// Anything else, by its name: it may or may not let the rule go on.
     Other(String),
+}
+
+/// What only the rules of others have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Does this on that register instead of on the first one.
+    On(u32, Box<Expr>),
+    /// Loads what is known of one direction of the packet's connection, by the kernel's keys.
+    CtOf { key: u32, direction: u8 },
+    /// Loads what the routing table says, by the kernel's numbers.
+    Fib { result: u32, flags: u32 },
+    /// Flips these bits of what was loaded and masked.
+    Flip { mask: Vec<u8>, bits: Vec<u8> },
+    /// Swaps the order of bytes in numbers of that size.
+    Swap(usize),
+    /// Goes on only if what was loaded is, or is not, from one value to another.
+    Range {
+        from: Vec<u8>,
+        to: Vec<u8>,
+        inverted: bool,
+    },
+    /// Goes on only if the set has, or has not, what was loaded.
+    Lookup { set: String, inverted: bool },
+    /// Decides as the map has it for what was loaded.
+    VerdictMap(String),
+    /// Goes on only below a rate, an amount or a number of connections, or only above.
+    Limit { above: bool },
+    /// A match of iptables: its name, its revision, and its own structure.
+    Match {
+        name: String,
+        revision: u32,
+        info: Vec<u8>,
+    },
+    /// Writes the packet's mark.
+    SetMark,
+    /// Writes the connection's mark.
+    SetConnectionMark,
 }
 
 /// What a rule decides.
@@ -135,14 +183,17 @@ impl Ruleset {
     }
 }
 
+impl Chain {
+    /// Whether packets come here by themselves at one of these hooks.
+    pub fn is_on(&self, hooks: &[u32]) -> bool {
+        let base = self.base.as_ref();
+        base.is_some_and(|base| hooks.contains(&base.hook))
+    }
+}
+
 impl Table {
     fn is_own(&self) -> bool {
         self.family == FAMILY_IPV4 && self.name == OWN_TABLE
-    }
-
-    /// The chain of that name.
-    pub fn chain(&self, name: &str) -> Option<&Chain> {
-        self.chains.iter().find(|chain| chain.name == name)
     }
 }
 
