@@ -63,17 +63,22 @@ pub fn elsewhere(
     if lost.is_empty() {
         return Ok(Vec::new());
     }
-    let names = link::names(socket)?;
+    let links = link::all(socket)?;
+    // What a bridge's port sends leaves by the same wire.
+    lost.retain(|stray, _| {
+        let mut ports = links.iter().filter(|port| port.upper == Some(link.index));
+        !ports.any(|port| *stray == Stray::By(port.index))
+    });
     let gateway = gateway(&routes, link.index);
     let all = lost.iter().flat_map(|(stray, blocks)| {
         let interface = match stray {
-            Stray::By(number) => names.get(number),
+            Stray::By(number) => links.iter().find(|link| link.index == *number),
             Stray::Nowhere => None,
         };
         let blocks = Ipv4Net::aggregate(blocks).into_iter();
         blocks.map(move |block| Elsewhere {
             block,
-            interface: interface.cloned(),
+            interface: interface.map(|other| other.name.clone()),
             mend: mend(block, interface, &link.name, gateway),
         })
     });
@@ -100,13 +105,14 @@ enum Stray {
 
 fn stray(way: &Way, interface: u32) -> Option<Stray> {
     match way {
-        Way::By(by) if by.is_empty() => Some(Stray::Nowhere),
         Way::By(by) => by
             .iter()
             .find(|by| **by != interface)
             .copied()
             .map(Stray::By),
         Way::Here | Way::Nowhere => Some(Stray::Nowhere),
+        // Then there is none to the Internet either, which is for others to find out.
+        Way::Unknown => None,
     }
 }
 
@@ -120,12 +126,12 @@ fn gateway(routes: &[Route], interface: u32) -> Option<Ipv4Addr> {
 /// The rule says where to, so that what comes in for this host's containers is not led away.
 fn mend(
     block: Ipv4Net,
-    other: Option<&String>,
+    other: Option<&Link>,
     interface: &str,
     gateway: Option<Ipv4Addr>,
 ) -> String {
     let away = other.map_or("remove the route that keeps them".to_owned(), |other| {
-        format!("remove {other}")
+        format!("remove {}", other.name)
     });
     let gateway = gateway.map_or("its gateway".to_owned(), |gateway| gateway.to_string());
     format!(
@@ -268,7 +274,7 @@ mod tests {
             (Way::By(vec![2, 2]), None),
             (Way::By(vec![2, 3]), Some(Stray::By(3))),
             (Way::By(vec![3]), Some(Stray::By(3))),
-            (Way::By(vec![]), Some(Stray::Nowhere)),
+            (Way::Unknown, None),
             (Way::Here, Some(Stray::Nowhere)),
             (Way::Nowhere, Some(Stray::Nowhere)),
         ] {

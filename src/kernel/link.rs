@@ -1,7 +1,5 @@
 //! Network interfaces, over netlink.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_bindings::rt_link::{Ifinfomsg, IterableLinkAttrs, Request};
 use netlink_bindings::utils::ErrorContext;
@@ -22,31 +20,27 @@ pub struct Link {
     /// The interface that this one is made on top of, such as a VLAN's.
     lower: Option<u32>,
     /// The bridge or bond that this one is a port of.
-    upper: Option<u32>,
+    pub upper: Option<u32>,
 }
 
 /// The interface with that MAC address. Its name is whatever the image calls it.
 pub fn find(socket: &mut NetlinkSocket, mac: Mac) -> Result<Link> {
-    choose(all(socket).context("listing the network interfaces")?, mac)
+    choose(all(socket)?, mac)
 }
 
-/// What the interfaces are called, by the kernel's numbers.
-pub fn names(socket: &mut NetlinkSocket) -> Result<BTreeMap<u32, String>> {
-    let links = all(socket).context("listing the network interfaces")?;
-    Ok(links
-        .into_iter()
-        .map(|link| (link.index, link.name))
-        .collect())
-}
-
-fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>> {
+/// All of them.
+pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>> {
     let request = Request::new().op_getlink_dump(&Ifinfomsg::new());
-    let mut replies = socket.request(&request)?;
+    let context = "listing the network interfaces";
+    let mut replies = socket.request(&request).context(context)?;
     let mut links = Vec::new();
     while let Some(reply) = replies.recv() {
-        let (header, attributes) = reply.map_err(|error| anyhow!("{}", error.as_io_error()))?;
+        let (header, attributes) = reply
+            .map_err(|error| anyhow!("{}", error.as_io_error()))
+            .context(context)?;
         let link = Link::new(&header, &attributes);
-        links.push(link.map_err(|error| anyhow!("the kernel's answer lacks something: {error}"))?);
+        let link = link.map_err(|error| anyhow!("the kernel's answer lacks something: {error}"));
+        links.push(link.context(context)?);
     }
     Ok(links)
 }

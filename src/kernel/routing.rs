@@ -48,8 +48,10 @@ pub enum Way {
     By(Vec<u32>),
     /// To this host itself.
     Here,
-    /// To nobody.
+    /// To nobody: a route says so, or it is not believed to come from where it says.
     Nowhere,
+    /// There is no route.
+    Unknown,
 }
 
 /// The routes of all tables.
@@ -155,7 +157,7 @@ pub fn way(
     match ask(socket, destination, Some((interface, source)))? {
         // That is what it says of everything while the interface does not forward, and where a
         // strict reverse path filter drops the source.
-        Way::Nowhere => ask(socket, destination, None),
+        Way::Nowhere | Way::Unknown => ask(socket, destination, None),
         way => Ok(way),
     }
 }
@@ -187,21 +189,22 @@ fn ask(
             Kind::Local | Kind::Broadcast => Way::Here,
             Kind::Onward => Way::By(interfaces(&attributes)),
         }),
+        Err(error) if error.as_io_error().kind() == ErrorKind::NetworkUnreachable => {
+            Ok(Way::Unknown)
+        }
         Err(error) if leads_nowhere(error.as_io_error()) => Ok(Way::Nowhere),
         Err(error) => Err(io::Error::from(error)).with_context(context),
     }
 }
 
 /// The answers to which no packet goes on: those of `fib_props` of `net/ipv4/fib_semantics.c`
-/// (blackhole, prohibit, unreachable), no route at all, and a source that is not believed
-/// (`fib_validate_source` of `net/ipv4/fib_frontend.c`).
+/// (blackhole, prohibit, unreachable), and a source that is not believed (`fib_validate_source` of `net/ipv4/fib_frontend.c`).
 fn leads_nowhere(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::InvalidInput
             | ErrorKind::PermissionDenied
             | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
             | ErrorKind::CrossesDevices
     )
 }
