@@ -1,5 +1,6 @@
 //! EC2 Auto Scaling: how a group sees its instances, this one and others.
 
+mod groups;
 mod hooks;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use aws_sdk_autoscaling::types::AutoScalingInstanceDetails;
 
 use crate::aws::Failure;
 use crate::ids::{InstanceId, Malformed};
+use crate::lifecycle::Aside;
 use crate::lists::List;
 use crate::patience::Patience;
 use crate::troubles::Troubles;
@@ -101,6 +103,14 @@ impl State {
         matches!(self.other(), "Terminating:Proceed" | "Terminated")
     }
 
+    /// Whether it is on its way into service, and a launching hook may wait.
+    pub fn is_launching(&self) -> bool {
+        matches!(
+            self,
+            Self::Pending { warmed: false } | Self::Waiting { warmed: false }
+        )
+    }
+
     /// Whether the group counts on it.
     pub fn is_in_service(&self) -> bool {
         matches!(self, Self::Other(text) if text == "InService")
@@ -114,11 +124,11 @@ impl State {
         }
     }
 
-    /// Whether the instance is in the warm pool or on its way into it.
-    pub fn warmed(&self) -> bool {
+    /// What keeps the instance from serving, though it stays.
+    pub fn aside(&self) -> Option<Aside> {
         match self {
-            Self::Pending { warmed } | Self::Waiting { warmed } => *warmed,
-            Self::Other(text) => text.starts_with("Warmed:"),
+            Self::Pending { warmed } | Self::Waiting { warmed } => warmed.then_some(Aside::Warmed),
+            Self::Other(text) => Aside::of(text),
         }
     }
 }
@@ -294,7 +304,15 @@ mod tests {
         assert!(!State::new("Terminating").waits_to_terminate());
         assert!(!State::new("Pending:Wait").waits_to_terminate());
         assert!(!State::new("InService").leaving());
-        assert!(State::new("Warmed:Stopped").warmed());
-        assert!(!State::new("Pending:Wait").warmed());
+        for (text, aside) in [
+            ("Warmed:Stopped", Some(Aside::Warmed)),
+            ("Warmed:Pending:Wait", Some(Aside::Warmed)),
+            ("EnteringStandby", Some(Aside::Standby)),
+            ("Detaching", Some(Aside::Detached)),
+            ("Pending:Wait", None),
+            ("InService", None),
+        ] {
+            assert_eq!(State::new(text).aside(), aside, "{text}");
+        }
     }
 }

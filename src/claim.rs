@@ -16,9 +16,10 @@ use crate::autoscaling::Member;
 use crate::config::{self, ClaimSettings};
 use crate::egress;
 use crate::http;
-use crate::identity::{Network, TargetState};
+use crate::identity::Network;
 use crate::ids::TableId;
 use crate::kernel::{self, Prepared};
+use crate::lifecycle::TargetState;
 use crate::limits::Limits;
 use crate::lists::List;
 use crate::patience::Patience;
@@ -33,21 +34,39 @@ pub use misused::abandon_launch;
 /// Runs the claim. What went wrong is in the report, too.
 pub async fn run(settings: &ClaimSettings) -> Report {
     let mut report = Report::new(&settings.owner_tag, settings.dry_run);
-    report.error = claim(settings, &mut report).await.err();
+    report.error = begin(settings, &mut report).await.err();
     report
 }
 
-async fn claim(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
+async fn begin(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
     let begun = tokio::time::Instant::now();
     let troubles = Troubles::default();
-    let mut limits = Limits::new(settings.deadline, settings.answer_time, troubles.clone())?;
-
+    let limits = Limits::new(settings.deadline, settings.answer_time, troubles.clone());
+    let mut limits = limits.and_signals()?;
     // Who am I? Nothing can be answered before that is known.
     let patience = settings.patience.map(|patience| begun + patience);
     let patience = || patience.map_or_else(Patience::default, Patience::until);
     let session = limits
         .bound(Session::open_with(http::client()?, &troubles, patience))
         .await?;
+    claim(settings, &session, limits, report).await
+}
+
+/// The same for a process that knows who it is and stays: it sees to its signals itself.
+pub async fn run_within(settings: &ClaimSettings, session: &Session) -> Report {
+    let troubles = session.troubles.clone();
+    let limits = Limits::new(settings.deadline, settings.answer_time, troubles);
+    let mut report = Report::new(&settings.owner_tag, settings.dry_run);
+    report.error = claim(settings, session, limits, &mut report).await.err();
+    report
+}
+
+async fn claim(
+    settings: &ClaimSettings,
+    session: &Session,
+    mut limits: Limits,
+    report: &mut Report,
+) -> Result<()> {
     report.instance = Some(session.instance.clone());
 
     // The work, until it is done, the time is up or someone stops it.
@@ -64,7 +83,7 @@ async fn claim(settings: &ClaimSettings, report: &mut Report) -> Result<()> {
     // The answer to the hook, from what is known by now.
     let concluded = timeout_at(limits.answer_by(), run.conclude(&worked, report)).await;
     let concluded = concluded
-        .unwrap_or_else(|_| Err(anyhow!("no time is left ({troubles})")))
+        .unwrap_or_else(|_| Err(anyhow!("no time is left ({})", session.troubles)))
         .context("answering the lifecycle hook");
     report.unanswered = concluded.is_err();
     match (worked, concluded) {
@@ -85,7 +104,7 @@ fn both(first: &anyhow::Error, second: &anyhow::Error) -> anyhow::Error {
 
 struct Run<'a> {
     settings: &'a ClaimSettings,
-    session: Session,
+    session: &'a Session,
     /// What the group says, or why it is not known; asked again only when cut short.
     member: OnceCell<Result<Option<Member>, String>>,
 }
@@ -98,7 +117,7 @@ impl Run<'_> {
         let (nat, steps, kernel) = prepared?;
         let member = self.known_member(report).await?;
         let target = report.target_state.as_ref();
-        let mut warmed = target.is_some_and(TargetState::is_warmed);
+        let mut aside = target.and_then(TargetState::aside);
         let mut leaving = target.is_some_and(TargetState::is_terminated);
         if let Some(member) = member {
             report.lifecycle = Some(Lifecycle {
@@ -107,7 +126,7 @@ impl Run<'_> {
             });
             member.hook(self.settings.lifecycle_hook.as_deref())?;
             // The group knows better than IMDS, which follows it.
-            warmed = member.state.warmed();
+            aside = member.state.aside();
             leaving |= member.state.leaving();
         }
         if leaving {
@@ -116,8 +135,9 @@ impl Run<'_> {
                 nat.instance
             );
         }
-        if warmed {
-            tracing::info!("on the way into the warm pool: nothing is claimed");
+        if let Some(aside) = aside {
+            tracing::info!("{aside}: nothing is claimed");
+            report.aside = Some(aside);
             return kernel;
         }
         if steps.is_empty() && report.odd_tables.is_empty() && !self.settings.allow_none {

@@ -79,7 +79,9 @@ pub enum Command {
     ///
     /// Runs until it is stopped, which moves no route. When the Auto Scaling group terminates the
     /// instance it keeps the terminating hook waiting until others have its routes; on a Spot
-    /// interruption it hands them over at once.
+    /// interruption, and when the instance goes to Standby or is detached, it hands them over at
+    /// once. When the instance comes into service from Standby or a warm pool it claims as hanat
+    /// claim does.
     #[command(after_help = AFTER_HELP_WATCH)]
     Watch(WatchArgs),
 }
@@ -91,36 +93,17 @@ pub struct ClaimArgs {
     #[command(flatten)]
     pub owner: OwnerArgs,
 
-    /// Succeed when no route table is tagged, instead of failing
-    #[arg(long, env = "HANAT_ALLOW_NONE", value_parser = BoolishValueParser::new())]
-    pub allow_none: bool,
-
-    /// URL that must answer before routes are taken; any HTTP answer counts, and one of several
-    /// is enough [repeatable; in the variable separated by commas]
-    #[arg(
-        long = "probe-url",
-        env = "HANAT_PROBE_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_values = ["https://checkip.amazonaws.com/", "https://www.example.com/"]
-    )]
-    pub probe_urls: Vec<String>,
-
-    /// Take routes without asking the Internet for an answer first
-    #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
-    pub no_probe: bool,
-
-    /// Take default routes that lead to a VPC endpoint, such as a firewall's, too
-    #[arg(long, env = "HANAT_REPLACE_ENDPOINT", value_parser = BoolishValueParser::new())]
-    pub replace_endpoint: bool,
+    /// How it claims.
+    #[command(flatten)]
+    pub claiming: ClaimingArgs,
 
     /// What of the kernel.
     #[command(flatten)]
     pub kernel: KernelArgs,
 
-    /// Launching hook to complete, where the group has several
-    #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
-    pub lifecycle_hook: Option<String>,
+    /// For how long.
+    #[command(flatten)]
+    pub time: TimeArgs,
 
     /// How it runs.
     #[command(flatten)]
@@ -139,6 +122,10 @@ pub struct DrainArgs {
     #[arg(long, env = "HANAT_TO", value_name = "ID")]
     pub to: Option<String>,
 
+    /// For how long.
+    #[command(flatten)]
+    pub time: TimeArgs,
+
     /// How it runs.
     #[command(flatten)]
     pub run: RunArgs,
@@ -151,9 +138,17 @@ pub struct WatchArgs {
     #[command(flatten)]
     pub owner: OwnerArgs,
 
+    /// How it claims once the instance is in service.
+    #[command(flatten)]
+    pub claiming: ClaimingArgs,
+
     /// What of the kernel.
     #[command(flatten)]
     pub kernel: KernelArgs,
+
+    /// For how long a claim.
+    #[command(flatten)]
+    pub time: TimeArgs,
 
     /// Time between two looks at IMDS for notices of this instance's end
     #[arg(
@@ -205,11 +200,42 @@ pub struct WatchArgs {
     pub terminating_hook: Option<String>,
 }
 
-/// How a command that ends is run.
+/// How default routes are claimed.
 #[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Time for the whole run, such as 90s or 2m; a part at its end is kept for the answer to the
-    /// lifecycle hook, or for a last look
+pub struct ClaimingArgs {
+    /// Succeed when no route table is tagged, instead of failing
+    #[arg(long, env = "HANAT_ALLOW_NONE", value_parser = BoolishValueParser::new())]
+    pub allow_none: bool,
+
+    /// URL that must answer before routes are taken; any HTTP answer counts, and one of several
+    /// is enough [repeatable; in the variable separated by commas]
+    #[arg(
+        long = "probe-url",
+        env = "HANAT_PROBE_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_values = ["https://checkip.amazonaws.com/", "https://www.example.com/"]
+    )]
+    pub probe_urls: Vec<String>,
+
+    /// Take routes without asking the Internet for an answer first
+    #[arg(long, env = "HANAT_NO_PROBE", value_parser = BoolishValueParser::new())]
+    pub no_probe: bool,
+
+    /// Take default routes that lead to a VPC endpoint, such as a firewall's, too
+    #[arg(long, env = "HANAT_REPLACE_ENDPOINT", value_parser = BoolishValueParser::new())]
+    pub replace_endpoint: bool,
+
+    /// Launching hook to complete, where the group has several
+    #[arg(long, env = "HANAT_LIFECYCLE_HOOK", value_name = "NAME")]
+    pub lifecycle_hook: Option<String>,
+}
+
+/// How long a run may take.
+#[derive(Debug, Args)]
+pub struct TimeArgs {
+    /// Time for the whole of a claim or a drain, such as 90s or 2m; a part at its end is kept for
+    /// the answer to the lifecycle hook, or for a last look
     #[arg(
         long,
         env = "HANAT_DEADLINE",
@@ -218,7 +244,11 @@ pub struct RunArgs {
         value_parser = humantime::parse_duration
     )]
     pub deadline: Duration,
+}
 
+/// How a command that ends is run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
     /// Print the plan and change nothing
     #[arg(long, env = "HANAT_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,

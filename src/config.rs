@@ -91,7 +91,10 @@ pub const LEAVING_INTERVAL: Duration = Duration::from_secs(1);
 /// over to: each look at candidates takes five calls.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same once nothing leads to it any more.
+/// Wait between two claims of an instance that is in service and has not got all of its tables.
+pub const CLAIM_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The same as `LEAVING_INTERVAL` once nothing leads to it any more.
 pub const LEFT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long one step of what is done again and again may take, all its attempts included: what

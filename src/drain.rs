@@ -58,7 +58,8 @@ pub async fn run(settings: &DrainSettings) -> Report {
 async fn drain(settings: &DrainSettings, report: &mut Report) -> Result<()> {
     let troubles = Troubles::default();
     let last_look = LAST_LOOK.min(settings.deadline / 4);
-    let mut limits = Limits::new(settings.deadline, last_look, troubles.clone())?;
+    let limits = Limits::new(settings.deadline, last_look, troubles.clone());
+    let mut limits = limits.and_signals()?;
     let session = limits
         .bound(Session::open(http::client()?, &troubles))
         .await?;

@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use crate::config::{IMDS_TIMEOUT, imds_wait};
 use crate::errors::causes;
 use crate::ids::{InstanceId, InterfaceId, Mac, Malformed, Region, SubnetId, VpcId, Zone};
+use crate::lifecycle::TargetState;
 use crate::lists::List;
 use crate::routes::Nat;
 use crate::troubles::Troubles;
@@ -65,48 +66,6 @@ impl Network {
             subnet: self.subnet_id.clone(),
             vpc: self.vpc_id.clone(),
             zone: self.availability_zone.clone(),
-        }
-    }
-}
-
-/// The state an Auto Scaling group is taking an instance to. It already says `InService` while
-/// a launching hook waits. One that this program does not know is none of those it asks for: that
-/// AWS invents another must not end a NAT.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TargetState(String);
-
-impl TargetState {
-    /// In service, or on the way there.
-    pub fn is_in_service(&self) -> bool {
-        self.0 == "InService"
-    }
-
-    /// In the warm pool, or on the way into it or out of this world from there.
-    pub fn is_warmed(&self) -> bool {
-        self.0.starts_with("Warmed:")
-    }
-
-    /// On the way out of this world.
-    pub fn is_terminated(&self) -> bool {
-        matches!(self.0.as_str(), "Terminated" | "Warmed:Terminated")
-    }
-}
-
-impl FromStr for TargetState {
-    type Err = Malformed;
-
-    /// `Standby`, `Warmed:Stopped` and the like.
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let word = |part: &str| {
-            part.starts_with(|c: char| c.is_ascii_uppercase())
-                && part.len() <= 32
-                && part.bytes().all(|b| b.is_ascii_alphabetic())
-        };
-        let mut parts = text.split(':');
-        if parts.by_ref().take(2).all(word) && parts.next().is_none() {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Malformed::new("a target lifecycle state", text))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What ends the work early: the run's deadline, and the signals that ask a process to stop.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -42,20 +42,26 @@ pub struct Limits {
     /// How long before the deadline the work ends, so that an answer can still be given.
     reserve: Duration,
     stopped: bool,
-    signals: Signals,
+    signals: Option<Signals>,
     troubles: Troubles,
 }
 
 impl Limits {
     /// The time runs from now; `reserve` is kept of it. When it is up, `troubles` tell why.
-    pub fn new(time: Duration, reserve: Duration, troubles: Troubles) -> Result<Self> {
-        Ok(Self {
+    pub fn new(time: Duration, reserve: Duration, troubles: Troubles) -> Self {
+        Self {
             deadline: Instant::now() + time,
             reserve,
             stopped: false,
-            signals: Signals::new()?,
+            signals: None,
             troubles,
-        })
+        }
+    }
+
+    /// And what asks the process to stop.
+    pub fn and_signals(self) -> Result<Self> {
+        let signals = Some(Signals::new()?);
+        Ok(Self { signals, ..self })
     }
 
     /// When the answer to the hook must have been given: who asked to stop is not kept waiting
@@ -70,12 +76,19 @@ impl Limits {
 
     /// Works until it is done or a limit is reached.
     pub async fn bound<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let signals = self.signals.as_mut();
+        let stop = async {
+            match signals {
+                Some(signals) => signals.next().await,
+                None => pending().await,
+            }
+        };
         let signal = tokio::select! {
             done = work => return done,
             () = sleep_until(self.deadline - self.reserve) => {
                 return Err(anyhow!("{}", self.troubles).context("the time is up"));
             }
-            signal = self.signals.next() => signal,
+            signal = stop => signal,
         };
         self.stopped = true;
         Err(anyhow!("stopped by {signal}"))

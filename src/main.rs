@@ -37,6 +37,7 @@ mod http;
 mod identity;
 mod ids;
 mod kernel;
+mod lifecycle;
 mod limits;
 mod lists;
 mod notices;

@@ -1,4 +1,4 @@
-//! What IMDS says of this instance's end.
+//! What IMDS says of this instance's end, and of whether it is to serve.
 //!
 //! Sources: EC2 Auto Scaling user guide, "Retrieve the target lifecycle state through instance
 //! metadata"; EC2 user guide, "Spot Instance interruption notices" and "EC2 instance rebalance
@@ -13,10 +13,13 @@ use serde_json::Value;
 
 use crate::identity::Metadata;
 use crate::ids::Malformed;
+use crate::lifecycle::{Aside, TargetState};
 
-/// All of it, as far as it has been read.
+/// All of it, as far as it has been read. Nothing of it is taken back but `aside`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notices {
+    /// What keeps the instance from serving for now.
+    pub aside: Option<Aside>,
     /// That the group is terminating the instance.
     pub terminated: bool,
     /// That EC2 takes a Spot Instance back.
@@ -25,14 +28,48 @@ pub struct Notices {
     pub rebalance: Option<Time>,
 }
 
-/// Reads that do not depend on each other: trouble with one must not hide another.
+/// What an instance is to do about the routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It holds those of its zone.
+    Serve,
+    /// Others are to have them, until it serves again.
+    StandAside,
+    /// Others are to have them, for good.
+    Leave,
+}
+
 impl Notices {
-    /// Whether the group is terminating the instance.
-    pub async fn terminated(metadata: &Metadata) -> Result<bool> {
-        let target = metadata.target_state().await?;
-        Ok(target.is_some_and(|target| target.is_terminated()))
+    /// What they come to; `on_rebalance`: whether a recommendation to rebalance is a reason to
+    /// leave.
+    pub fn duty(&self, on_rebalance: bool) -> Duty {
+        let rebalanced = on_rebalance && self.rebalance.is_some();
+        if self.terminated || self.interruption.is_some() || rebalanced {
+            Duty::Leave
+        } else if self.aside.is_some() {
+            Duty::StandAside
+        } else {
+            Duty::Serve
+        }
     }
 
+    /// Takes in where the group is taking the instance, and says whether that is news. That IMDS
+    /// has no target, or one that nobody knows, says nothing: a route is not taken because of it.
+    pub fn take_in(&mut self, target: Option<&TargetState>) -> bool {
+        let before = (self.terminated, self.aside);
+        if let Some(target) = target {
+            if target.is_terminated() {
+                self.terminated = true;
+            } else if target.is_in_service() || target.aside().is_some() {
+                self.aside = target.aside();
+            }
+        }
+        before != (self.terminated, self.aside)
+    }
+}
+
+/// Reads that do not depend on each other: trouble with one must not hide another.
+impl Notices {
     /// Whether EC2 takes a Spot Instance back.
     pub async fn interruption(metadata: &Metadata) -> Result<Option<Interruption>> {
         metadata
@@ -133,6 +170,42 @@ fn recommendation(text: &str) -> Result<Time, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_is_followed_and_an_end_is_final() {
+        let mut notices = Notices::default();
+        let mut follow = |target: Option<&str>| {
+            let target = target.map(|text| text.parse().unwrap());
+            let news = notices.take_in(target.as_ref());
+            (news, notices.duty(false))
+        };
+        assert_eq!(follow(Some("InService")), (false, Duty::Serve));
+        assert_eq!(follow(Some("Standby")), (true, Duty::StandAside));
+        assert_eq!(follow(None), (false, Duty::StandAside));
+        assert_eq!(follow(Some("Retired:Elsewhere")), (false, Duty::StandAside));
+        assert_eq!(follow(Some("InService")), (true, Duty::Serve));
+        assert_eq!(follow(Some("Warmed:Running")), (true, Duty::StandAside));
+        assert_eq!(follow(Some("Detached")), (true, Duty::StandAside));
+        assert_eq!(follow(Some("Terminated")), (true, Duty::Leave));
+        assert_eq!(follow(Some("InService")), (true, Duty::Leave));
+        assert_eq!(follow(Some("Terminated")), (false, Duty::Leave));
+    }
+
+    #[test]
+    fn any_notice_of_the_end_outweighs_the_rest() {
+        let rebalance = Notices {
+            rebalance: Some(Time("2020-10-27T08:22:00Z".to_owned())),
+            aside: Some(Aside::Standby),
+            ..Notices::default()
+        };
+        assert_eq!(rebalance.duty(true), Duty::Leave);
+        assert_eq!(rebalance.duty(false), Duty::StandAside);
+        let interrupted = Notices {
+            interruption: r#"{"action": "stop"}"#.parse().ok(),
+            ..rebalance
+        };
+        assert_eq!(interrupted.duty(false), Duty::Leave);
+    }
 
     #[test]
     fn notices_as_the_guide_shows_them() {

@@ -185,7 +185,8 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-fn summary(report: &Report) -> String {
+/// What came of a claim that did not fail, on one line.
+pub fn summary(report: &Report) -> String {
     let count = |wanted: fn(&Outcome) -> bool| {
         report
             .rows
@@ -194,7 +195,9 @@ fn summary(report: &Report) -> String {
             .count()
     };
     let kept = count(|o| *o == Outcome::Kept);
-    if report.rows.is_empty() {
+    if let Some(aside) = report.aside {
+        format!("{aside}: nothing is claimed")
+    } else if report.rows.is_empty() {
         "nothing to do: no route table to claim".to_owned()
     } else if report.dry_run {
         let planned = count(|o| *o == Outcome::Planned);

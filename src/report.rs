@@ -6,9 +6,10 @@ use std::fmt;
 use anyhow::{Error, Result, bail};
 
 use crate::autoscaling::{Answer, Member};
-use crate::identity::{Instance, Network, TargetState};
+use crate::identity::{Instance, Network};
 use crate::ids::TableId;
 use crate::kernel::Prepared;
+use crate::lifecycle::{Aside, TargetState};
 use crate::routes::{Action, DefaultRoute, Nat, Step, Table, Target};
 
 /// Exit codes; `hanat --help` lists them.
@@ -39,6 +40,8 @@ pub struct Report {
     /// What IMDS says of where the group is taking this instance; `None` outside a group, and until
     /// `network` is known.
     pub target_state: Option<TargetState>,
+    /// What keeps this instance from serving, so that nothing is claimed.
+    pub aside: Option<Aside>,
     /// What was found and done in the kernel, once it is a NAT.
     pub kernel: Option<Prepared>,
     /// Whether the source/destination check was found on, once known.
@@ -213,6 +216,7 @@ impl Report {
             instance: None,
             network: None,
             target_state: None,
+            aside: None,
             kernel: None,
             check_was_on: None,
             check_is_on: false,

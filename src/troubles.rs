@@ -96,6 +96,11 @@ impl Troubles {
         }
     }
 
+    /// Nobody tries to do it any more.
+    pub fn forget(&self, what: &str) {
+        self.standing().remove(what);
+    }
+
     fn standing(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }

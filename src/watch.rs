@@ -2,14 +2,18 @@
 //! asked to stop, and none waits for another:
 //!
 //! - IMDS is asked for notices of this instance's end (here)
-//! - once it leaves, its routes go to others (`leave`)
+//! - once it leaves or stands aside, its routes go to others (`leave`), and when it comes back into
+//!   service it claims (`enter`)
 //! - meanwhile the terminating hook is kept waiting, and answered in the end (`hook`)
 //! - what somebody undid of the kernel and the interface is put back (`upkeep`)
 
+mod enter;
 mod hook;
 mod leave;
 mod service;
 mod upkeep;
+
+use std::sync::OnceLock;
 
 use anyhow::{Error, Result};
 use tokio::sync::watch;
@@ -18,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::{RETRY_INTERVAL, WatchSettings};
 use crate::http;
 use crate::limits::Signals;
-use crate::notices::{Interruption, Notices, Time};
+use crate::notices::{Duty, Interruption, Notices, Time};
 use crate::routes::Nat;
 use crate::session::Session;
 use crate::troubles::Troubles;
@@ -47,6 +51,7 @@ async fn watch(settings: &WatchSettings) -> Result<()> {
         session,
         notices: watch::Sender::default(),
         hold: watch::Sender::new(Hold::Asking),
+        group: OnceLock::new(),
         left: watch::Sender::default(),
     };
     tell(&[sd_notify::NotifyState::Ready]);
@@ -54,7 +59,7 @@ async fn watch(settings: &WatchSettings) -> Result<()> {
     tracing::info!("watching over {} in {}", watch.nat.instance, watch.nat.zone);
     tokio::join!(
         watch.look_out(),
-        watch.leave(),
+        watch.follow(),
         watch.keep_hook(),
         watch.keep_up(),
         service::keep_alive(),
@@ -84,27 +89,60 @@ struct Watch<'a> {
     settings: &'a WatchSettings,
     session: Session,
     nat: Nat,
-    /// What was noticed so far; nothing of it is taken back.
+    /// What was noticed so far.
     notices: watch::Sender<Notices>,
     /// How long the hook holds the instance.
     hold: watch::Sender<Hold>,
+    /// The name of the group whose hook holds it.
+    group: OnceLock<String>,
     /// When the last look began that found nothing that leads here, once the time to linger is
-    /// over.
+    /// over, or nobody who could and should take what does.
     left: watch::Sender<Option<Instant>>,
 }
 
 impl Watch<'_> {
+    /// Does what the notices ask for about the routes, one after the other, so that leaving and
+    /// claiming never fight. A watch that begins in service claims nothing, unless the launch still
+    /// waits: `hanat claim` does, at boot.
+    async fn follow(&self) {
+        let mut notices = self.notices.subscribe();
+        let serves = |notices: &Notices| self.duty(notices) == Duty::Serve;
+        tokio::select! {
+            () = self.resume() => {}
+            _ = notices.wait_for(|notices| !serves(notices)) => {}
+        }
+        loop {
+            // They live as long as this.
+            let _ = notices.wait_for(|notices| !serves(notices)).await;
+            tokio::select! {
+                () = self.leave() => {}
+                _ = notices.wait_for(serves) => {}
+            }
+            self.stay();
+            tokio::select! {
+                () = self.enter() => {}
+                _ = notices.wait_for(|notices| !serves(notices)) => {}
+            }
+            self.session.troubles.forget(enter::CLAIMING);
+        }
+    }
+
     /// Looks for each of the notices by itself.
     async fn look_out(&self) {
         let metadata = &self.session.metadata;
         tokio::join!(
             self.look_for("the target lifecycle state", || async {
-                let terminated = Notices::terminated(metadata).await?;
+                let target = metadata.target_state().await?;
                 self.notices.send_if_modified(|known| {
-                    let is_new = terminated && !known.terminated;
-                    if is_new {
+                    let was_terminated = known.terminated;
+                    let is_new = known.take_in(target.as_ref());
+                    if known.terminated && !was_terminated {
                         tracing::info!("the Auto Scaling group is terminating this instance");
-                        known.terminated = true;
+                    } else if let Some(aside) = known.aside.filter(|_| is_new) {
+                        tracing::info!(
+                            "this instance is {aside}: no route table is to lead here until it \
+                             is in service"
+                        );
                     }
                     is_new
                 });
@@ -130,7 +168,7 @@ impl Watch<'_> {
                 self.notices.send_if_modified(|known| match time {
                     Some(time) if known.rebalance.is_none() => {
                         known.rebalance = Some(time.clone());
-                        tell_of_rebalance(&time, self.leaves(known));
+                        tell_of_rebalance(&time, self.duty(known) == Duty::Leave);
                         true
                     }
                     _ => false,
@@ -151,11 +189,9 @@ impl Watch<'_> {
         }
     }
 
-    /// Whether what was noticed is a reason to leave.
-    fn leaves(&self, notices: &Notices) -> bool {
-        notices.terminated
-            || notices.interruption.is_some()
-            || (self.settings.drain_on_rebalance && notices.rebalance.is_some())
+    /// What the notices ask for.
+    fn duty(&self, notices: &Notices) -> Duty {
+        notices.duty(self.settings.drain_on_rebalance)
     }
 }
 

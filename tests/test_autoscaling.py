@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.world import World
+from tests.world import World, ec2
 from tests.world.metadata import user_data
 from tests.world.scene import HOOK, ZONES, Scene, two_zone_vpc
 
 A, B = ZONES
 DRAIN = "hanat-terminating"
 FIRST = (100, 200)
+TARGET = "autoscaling/target-lifecycle-state"
 
 
 @pytest.fixture
@@ -571,6 +572,127 @@ def test_a_group_takes_its_pool_along(scene: Scene) -> None:
     reservations = scene.world.ec2.describe_instances()["Reservations"]
     found = [instance for reservation in reservations for instance in reservation["Instances"]]
     assert {instance["State"]["Name"] for instance in found} == {"terminated"}
+
+
+@pytest.mark.parametrize(("kind", "boots"), [("Stopped", 1), ("Hibernated", 0), ("Running", 0)])
+def test_what_is_drawn_boots_only_where_it_was_stopped(scene: Scene, kind: str, boots: int) -> None:
+    nat = served(scene)
+    put_pool(scene, MinSize=1, PoolState=kind)
+    [warm] = pool(scene)
+    complete(scene, warm)
+    directly(scene, nat)
+    assert states(scene)[warm] == "Pending:Wait"
+    assert ec2.boots(ec2.backend().get_instance(warm)) == boots
+
+
+def test_one_that_hibernated_boots_when_it_is_stopped_and_started_later(scene: Scene) -> None:
+    nat = served(scene, hook=False)
+    put_pool(scene, MinSize=1, PoolState="Hibernated")
+    [warm] = pool(scene)
+    directly(scene, nat)
+    scene.world.ec2.stop_instances(InstanceIds=[warm])
+    scene.world.ec2.start_instances(InstanceIds=[warm])
+    assert ec2.boots(ec2.backend().get_instance(warm)) == 1
+
+
+# --- Standby, detached ----------------------------------------------------------------------------
+
+
+def standby(scene: Scene, instance: str, decrement: bool = True) -> None:
+    scene.world.autoscaling.enter_standby(
+        AutoScalingGroupName=scene.groups[A],
+        InstanceIds=[instance],
+        ShouldDecrementDesiredCapacity=decrement,
+    )
+
+
+def back(scene: Scene, instance: str) -> None:
+    name = scene.groups[A]
+    scene.world.autoscaling.exit_standby(AutoScalingGroupName=name, InstanceIds=[instance])
+
+
+def test_standby_and_back(scene: Scene) -> None:
+    """No launching hook waits on the way back."""
+    nat = served(scene)
+    with pytest.raises(ClientError, match="min-size"):
+        standby(scene, nat)
+    update(scene, MinSize=0)
+    standby(scene, nat)
+    assert states(scene) == {nat: "Standby"}
+    assert group_of(scene)["DesiredCapacity"] == 0
+    assert meta(scene.world, nat, TARGET) == (200, b"Standby")
+    with pytest.raises(ClientError, match="not in InService"):
+        standby(scene, nat, decrement=False)
+    back(scene, nat)
+    assert states(scene) == {nat: "InService"}
+    assert group_of(scene)["DesiredCapacity"] == 1
+    assert meta(scene.world, nat, TARGET) == (200, b"InService")
+    update(scene, MaxSize=2)
+    with pytest.raises(ClientError, match="not in Standby"):
+        back(scene, nat)
+
+
+def test_another_in_the_place_of_one_in_standby(scene: Scene) -> None:
+    nat = served(scene)
+    standby(scene, nat, decrement=False)
+    new = other(scene, nat)
+    assert states(scene) == {nat: "Standby", new: "Pending:Wait"}
+    complete(scene, new)
+    with pytest.raises(ClientError, match="max-size"):
+        back(scene, nat)
+    sick(scene, new)
+    assert states(scene)[nat] == "Standby", "it takes nobody's place by itself"
+
+
+def test_one_in_standby_is_terminated_through_its_hook(scene: Scene) -> None:
+    nat = served(scene, terminating_hook=True)
+    standby(scene, nat, decrement=False)
+    by_hand(scene, nat)
+    assert states(scene)[nat] == "Terminating:Wait"
+
+
+@pytest.mark.parametrize(
+    ("state", "target"), [("EnteringStandby", b"Standby"), ("Detaching", b"Detached")]
+)
+def test_on_the_way_there(scene: Scene, state: str, target: bytes) -> None:
+    nat = served(scene)
+    scene.world.set_lifecycle_state(nat, state)
+    assert meta(scene.world, nat, TARGET) == (200, target)
+
+
+def test_detached(scene: Scene) -> None:
+    """It runs on, and no list of its group's has it."""
+    nat = served(scene, terminating_hook=True)
+    scene.world.autoscaling.detach_instances(
+        AutoScalingGroupName=scene.groups[A],
+        InstanceIds=[nat],
+        ShouldDecrementDesiredCapacity=False,
+    )
+    assert states(scene) == {other(scene): "Pending:Wait"}
+    described = scene.world.autoscaling.describe_auto_scaling_instances(InstanceIds=[nat])
+    assert described["AutoScalingInstances"] == []
+    assert meta(scene.world, nat, TARGET) == (200, b"Detached")
+    assert ec2_state(scene, nat) == "running"
+
+
+# --- Deletion -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_group_is_deleted_by_force(scene: Scene, waits: bool) -> None:
+    client, nat = scene.world.autoscaling, served(scene, terminating_hook=True)
+    scene.world.wait_for_hooks_when_deleted(waits)
+    with pytest.raises(ClientError, match="ResourceInUse"):
+        client.delete_auto_scaling_group(AutoScalingGroupName=scene.groups[A])
+    assert "Status" not in group_of(scene)
+    client.delete_auto_scaling_group(AutoScalingGroupName=scene.groups[A], ForceDelete=True)
+    if waits:
+        assert states(scene) == {nat: "Terminating:Wait"}
+        assert group_of(scene)["Status"] == "Delete in progress"
+        complete(scene, nat, DRAIN)
+    assert scene.world.lifecycles() == {}
+    assert client.describe_auto_scaling_groups()["AutoScalingGroups"] == []
+    assert ec2_state(scene, nat) == "terminated"
 
 
 # --- Spot -----------------------------------------------------------------------------------------

@@ -189,6 +189,43 @@ def test_nothing_is_claimed_in_the_warm_pool(nat, state):
     assert "CreateRoute" not in nat.changes
 
 
+@pytest.mark.parametrize("state", ["EnteringStandby", "Standby", "Detaching"])
+def test_nothing_is_claimed_out_of_service(scene, state):
+    """Another one serves; this one gets ready and says so, as it may boot at any time."""
+    nat = Nat(scene, scene.launch_group(OWN, hook=False))
+    [table] = scene.add_tables(1, default=Nat(scene, scene.launch_group(OTHER)).interface)
+    before = nat.route(table)
+    nat.world.set_lifecycle_state(nat.instance, state)
+
+    ran = nat.claim()
+
+    assert ran.code == 0, ran
+    word = "in Standby" if "Standby" in state else "detached from its Auto Scaling group"
+    assert f"INFO {word}: nothing is claimed" in ran.stderr
+    assert ran.stdout.splitlines()[-1] == f"{word}: nothing is claimed"
+    assert nat.route(table) == before
+    assert nat.route(scene.private_tables[OWN]) is None
+    assert nat.changes == {"ModifyNetworkInterfaceAttribute": 1}
+    assert "was made to forward and masquerade" in ran.stdout
+
+
+def test_nothing_is_claimed_where_the_group_has_let_it_go(scene):
+    """Its list does not have it any more, and is not waited for. Tables there need not be."""
+    nat = Nat(scene, scene.launch_group(OWN, hook=False))
+    nat.world.autoscaling.detach_instances(
+        AutoScalingGroupName=scene.groups[OWN],
+        InstanceIds=[nat.instance],
+        ShouldDecrementDesiredCapacity=False,
+    )
+    ran = nat.claim("--output", "json", "--owner-tag", "nobody")
+    assert ran.code == 0, ran
+    assert ran.json["target_lifecycle_state"] == "Detached"
+    assert ran.json["lifecycle"] is None
+    assert ran.json["tables"] == []
+    assert nat.called["DescribeAutoScalingInstances"] == 1
+    assert nat.changes == {"ModifyNetworkInterfaceAttribute": 1}
+
+
 def test_a_dry_run_prints_the_plan_and_changes_nothing(nat):
     [refused] = nat.scene.add_tables(1, default="igw")
 

@@ -166,21 +166,21 @@ def test_a_nat_that_is_terminated_serves_until_its_replacement_does(stage, packe
     assert report.addresses[-1] == stage.public(new)
 
 
-def test_a_stack_that_is_deleted_goes_once_nothing_leads_to_its_nats(stage, packed):
-    """Nobody could take their routes: until then they serve."""
-    stack, nat = deploy_serving(stage, {**where(packed), "Settings": "HANAT_DRAIN_WAIT=0s"})
+def test_a_stack_that_is_deleted_goes_by_itself(stage, packed):
+    """Nobody can take the routes of its NATs, and no replacement is to come: they serve for as long
+    as one is waited for, say whose way out goes with them, and are gone."""
+    stack, nat = deploy_serving(stage, {**where(packed), "Settings": "HANAT_DRAIN_WAIT=8s"})
     with stage.connected_probe() as probe:
         stack.delete()
-        stage.vpc.wait_until(lambda: "there is no other NAT instance" in stage.vpc.log(nat))
+        stage.vpc.wait_until(lambda: "a replacement has 8s at most" in stage.vpc.log(nat))
+        assert stack.status == "DELETE_IN_PROGRESS"
         report = probe.stop()
     assert (report.failed, report.lost, report.cut) == (0, 0, 0), report
-    assert stack.status == "DELETE_IN_PROGRESS"
-    stage.world.ec2.delete_route(
-        RouteTableId=stage.scene.private_tables[OWN], DestinationCidrBlock="0.0.0.0/0"
-    )
     stage.wait_off(nat)
     stage.vpc.wait_until(lambda: stack.status == "DELETE_COMPLETE")
     assert_let_go(stage, nat)
+    assert f"nobody can take {stage.scene.private_tables[OWN]}" in stage.vpc.log(nat)
+    assert [call for call in stage.world.calls() if call.status == 403] == []
 
 
 def test_a_watch_that_dies_in_the_middle_of_a_drain_is_started_again_and_ends_it(

@@ -172,6 +172,11 @@ def test_imds_follows_the_group_out_of_the_warm_pool(nat):
     assert_claimed(nat, nat.claim())
 
 
+def test_imds_follows_the_group_out_of_standby(nat):
+    imds_rule(nat, f"{META}/autoscaling/target-lifecycle-state", Body("Standby"))
+    assert_claimed(nat, nat.claim())
+
+
 def test_a_lifecycle_state_that_nobody_knows(nat):
     """AWS may invent more of them, and a NAT that does not start helps nobody."""
     imds_rule(nat, f"{META}/autoscaling/target-lifecycle-state", Body("Retired:Elsewhere"))

@@ -8,6 +8,7 @@ import pytest
 from tests.test_scenes import BOOT, OTHER, OWN, assert_nothing_lost
 from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all
 from tests.watching import (
+    AWAITS_SERVICE,
     TERMINATING_HOOK,
     boots_and_watches,
     called,
@@ -188,6 +189,59 @@ def test_a_replacement_that_fails_to_boot(stage):
     assert "ABANDON" in [completion.result for completion in stage.world.completions]
     assert_nothing_lost(report)
     assert report.addresses == (before, stage.public(successor))
+
+
+# --- Its group takes it out of service and back ---------------------------------------------------
+
+
+@staged(user_data=PATIENT)
+def test_standby_and_back(stage):
+    """The other zone's NAT has the table in between."""
+    nat, peer = stage.launch(**HOOKED)
+    before, there = stage.public(nat), stage.public(peer)
+    group = {"AutoScalingGroupName": stage.group(OWN)}
+    stage.world.autoscaling.update_auto_scaling_group(**group, MinSize=0)
+    with stage.connected_probe() as probe:
+        stage.world.autoscaling.enter_standby(
+            **group, InstanceIds=[nat], ShouldDecrementDesiredCapacity=True
+        )
+        probe.wait_seen_as(there)
+        probe.wait_connected()
+        stage.world.autoscaling.exit_standby(**group, InstanceIds=[nat])
+        stage.serving(OWN, other_than=peer)
+        probe.wait_seen_as(before)
+        probe.wait_connected()
+        report = probe.stop()
+    assert (report.failed, report.lost, report.outages) == (0, 0, ()), report
+    assert report.addresses == (before, there, before)
+    assert completed(stage.world, nat) == [("hanat-launching", "CONTINUE")]
+
+
+@staged(user_data=PATIENT, zones=[OWN])
+@pytest.mark.parametrize("state", ["Running", "Hibernated"])
+def test_a_warm_pool_whose_instances_do_not_boot_when_they_are_drawn(stage, state):
+    [nat] = stage.launch()
+    with stage.connected_probe() as probe:
+        stage.world.autoscaling.put_warm_pool(
+            AutoScalingGroupName=stage.group(OWN), MinSize=1, PoolState=state
+        )
+        pooled = stage.world.lifecycles
+        stage.vpc.wait_until(lambda: f"Warmed:{state}" in [s for _, s in pooled().values()])
+        [warm] = (one for one in pooled() if one != nat)
+        # What hibernates may have got less far, and goes on with that when it is drawn.
+        if state == "Running":
+            stage.vpc.wait_until(lambda: AWAITS_SERVICE in stage.vpc.log(warm))
+        assert stage.routed_to(OWN) == nat
+        stage.vpc.kill(nat, noticed_after=0)
+        assert stage.serving(OWN, other_than=nat) == warm
+        probe.wait_connected()
+        report = probe.stop()
+    log = stage.vpc.log(warm)
+    assert log.count("INFO in the warm pool: nothing is claimed") == 1, "it booted once"
+    assert "comes into service: claiming" in log
+    assert report.addresses[-1] == stage.public(warm)
+    assert [c.result for c in stage.world.completions if c.instance_id == warm] == ["CONTINUE"] * 2
+    assert stage.world.timeouts == []
 
 
 # --- EC2 takes it ---------------------------------------------------------------------------------

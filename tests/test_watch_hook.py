@@ -7,7 +7,7 @@ import pytest
 
 from tests.handover import OTHER, OWN
 from tests.watching import LEADS_HERE_NO_MORE, TERMINATING_HOOK, Watching, called, completed
-from tests.world.weather import ErrorReply, Hang, Trickle
+from tests.world.weather import ErrorReply, Hang, Replace, Trickle
 
 HEARTBEAT = "RecordLifecycleActionHeartbeat"
 OURS = (TERMINATING_HOOK, "CONTINUE")
@@ -166,12 +166,8 @@ def test_the_group_takes_its_time_until_the_hook_waits(stage, peer):
 
 def test_in_the_warm_pool(stage):
     """A hook holds its instances, too. They have no routes."""
-    stage.world.autoscaling.put_warm_pool(
-        AutoScalingGroupName=stage.scene.groups[OWN], MinSize=1, PoolState="Running"
-    )
-    pooled = stage.world.lifecycles().items()
-    [warm] = [one for one, (_, state) in pooled if state == "Warmed:Running"]
-    stage.nat = stage.member(warm)
+    warm = stage.put_pool("Running")
+    assert warm.state == "Warmed:Running"
     watch = stage.watch()
     stage.world.autoscaling.delete_warm_pool(
         AutoScalingGroupName=stage.scene.groups[OWN], ForceDelete=False
@@ -221,6 +217,95 @@ def test_a_replacement_that_takes_the_table_ends_the_wait(stage):
     stage.wait_completed()
     assert replacement.owns(stage.table)
     assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
+
+
+# --- Nobody is wanted -----------------------------------------------------------------------------
+
+WANTED = "asking whether the group wants a NAT"
+
+
+def assert_given_up(stage, watch):
+    """It leaves although clients count on it, and says so."""
+    stage.wait_completed()
+    [said] = watch.said("wants no instance any more")
+    assert " WARN " in said
+    assert stage.table in said
+    assert said.endswith("lose their way out")
+    assert called(stage.world, stage.nat.instance, "ReplaceRoute") == []
+    assert completed(stage.world, stage.nat.instance) == [OURS]
+
+
+def test_a_group_that_is_to_be_empty_is_not_held_up(stage):
+    """As CloudFormation empties it before it deletes it."""
+    watch = stage.watch(drain_wait="2s")
+    stage.scale_in()
+    watch.wait_said("a replacement has 2s at most")
+    assert completed(stage.world, stage.nat.instance) == []
+    assert_given_up(stage, watch)
+
+
+def test_a_group_that_is_deleted_is_not_held_up(stage):
+    """Whatever it was to hold before."""
+    stage.world.wait_for_hooks_when_deleted(True)
+    watch = stage.watch()
+    group = stage.scene.groups[OWN]
+    stage.world.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group, ForceDelete=True)
+    assert_given_up(stage, watch)
+    stage.world.wait_until(lambda: stage.world.lifecycles() == {})
+
+
+def test_of_a_group_that_is_to_be_empty_others_get_the_tables_all_the_same(stage, peer):
+    watch = stage.watch()
+    stage.scale_in()
+    stage.wait_completed()
+    assert peer.owns(stage.table)
+    assert watch.said("wants no instance") == []
+    assert stage.world.calls("DescribeAutoScalingGroups") == []
+
+
+@group(timeout=30)
+@pytest.mark.parametrize(
+    "effect",
+    [
+        None,
+        ErrorReply(403, "AccessDenied"),
+        Hang(),
+        Replace("<DescribeAutoScalingGroupsResponse/>"),
+        Replace(
+            '<DescribeAutoScalingGroupsResponse xmlns="http://autoscaling.amazonaws.com/doc/'
+            '2011-01-01/"><DescribeAutoScalingGroupsResult><AutoScalingGroups><member>'
+            "<AutoScalingGroupName>another</AutoScalingGroupName><DesiredCapacity>0"
+            "</DesiredCapacity></member></AutoScalingGroups></DescribeAutoScalingGroupsResult>"
+            "</DescribeAutoScalingGroupsResponse>"
+        ),
+    ],
+    ids=["one is wanted", "denied", "no answer", "nothing", "another"],
+)
+def test_a_group_that_wants_one_or_does_not_say_is_waited_for(stage, effect):
+    """The clients' way out is kept for as long as the hook allows."""
+    if effect:
+        stage.world.weather("DescribeAutoScalingGroups", effect)
+    watch = stage.watch()
+    stage.leave()
+    if effect:
+        watch.wait_said(f"WARN {WANTED}")
+    asked = len(stage.world.calls("DescribeAutoScalingGroups"))
+    stage.world.wait_for("DescribeAutoScalingGroups", asked + 2, timeout=60)
+    assert stage.nat.owns(stage.table)
+    assert completed(stage.world, stage.nat.instance) == []
+    assert len(watch.said(f"WARN {WANTED}")) == (1 if effect else 0)
+    assert watch.said("wants no instance") == []
+
+
+def test_a_group_that_wants_nobody_after_all(stage):
+    """The stack is deleted while its NAT waits for a replacement that does not come."""
+    watch = stage.watch()
+    stage.leave()
+    watch.wait_said("there is no other NAT instance")
+    stage.wait_looked()
+    assert completed(stage.world, stage.nat.instance) == []
+    stage.scale_in()
+    assert_given_up(stage, watch)
 
 
 # --- It cannot be kept ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from tests.handover import OTHER
 from tests.kernel import nft
 from tests.stacks import HELD
-from tests.watching import LEADS_HERE_NO_MORE, NOTICES, Watching
+from tests.watching import BEGUN, LEADS_HERE_NO_MORE, NOTICES, Watching
 from tests.world.weather import Body, ErrorReply, Hang, Reset
 
 TARGET, SPOT, REBALANCE = NOTICES
@@ -95,7 +95,7 @@ def test_a_rebalance_recommendation_is_only_logged(stage, peer):
     assert said.endswith("to rebalance this Spot Instance; it stays (--drain-on-rebalance)")
     assert watch.said("rebalance") == [said]
     assert stage.nat.owns(stage.table)
-    assert stage.nat.called == {}, "it looked at nothing"
+    assert stage.nat.called.keys() <= BEGUN, "it looked at nothing more"
 
 
 def test_a_rebalance_recommendation_has_it_leave_where_asked_to(stage, peer):
@@ -151,7 +151,7 @@ def test_imds_is_read_with_few_tokens_and_no_more_often_than_said(stage, peer):
     asked = stage.world.imds_calls(stage.nat.instance)
     tokens = [call.at for call in asked if call.method == "PUT"]
     reads = [call.at for call in asked if call.path.endswith(SPOT)]
-    assert len(tokens) == 1
+    assert len(tokens) <= 2, "one, and one for the credentials"
     assert len(reads) > 10
     assert all(after - before > 0.15 for before, after in pairwise(reads))
 
@@ -234,7 +234,7 @@ def test_garbage_is_no_notice(stage, peer, path):
         assert len(said) < 500
         assert "\x1b" not in said
     assert stage.nat.owns(stage.table)
-    assert stage.nat.called == {}
+    assert stage.nat.called.keys() <= BEGUN
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, Self
 from tests.handover import OWN, Handover
 from tests.nat import Nat
 from tests.two_zones import TwoZones
+from tests.world.scene import HOOK
 from tests.world.vpc.instance import Instance
 from tests.world.weather import Body, Rule
 from tests.world.world import World
@@ -18,6 +19,9 @@ NOTICES = (
     "spot/instance-action",
     "events/recommendations/rebalance",
 )
+# What it asks when it begins: whether a launch still waits.
+BEGUN = {"DescribeAutoScalingInstances"}
+AWAITS_SERVICE = "no route table is to lead here until it is in service"
 LEADS_HERE_NO_MORE = "no route table leads here any more"
 
 
@@ -66,14 +70,16 @@ class Watching(Handover):
     somebody who could forward and holds none."""
 
     def __init__(self, world: World, **group: Any) -> None:
-        """`group` is for Scene.launch_group."""
+        """`group` is for Scene.launch_group; with a launching hook the NAT is in service, too."""
         super().__init__(world)
-        self._group = {"terminating_hook": True, "timeout": 300, **group}
+        self._group = {"hook": False, "terminating_hook": True, "timeout": 300, **group}
 
     def __enter__(self) -> Self:
         super().__enter__()
         self.third = self.nat
-        self.nat = self.member(self.scene.launch_group(OWN, hook=False, **self._group))
+        self.nat = self.member(self.scene.launch_group(OWN, **self._group))
+        if self._group["hook"]:
+            self.complete(HOOK)
         self.give(self.table, self.nat)
         self._folder = tempfile.TemporaryDirectory()
         return self
@@ -111,6 +117,43 @@ class Watching(Handover):
         self.world.autoscaling.terminate_instance_in_auto_scaling_group(
             InstanceId=self.nat.instance, ShouldDecrementDesiredCapacity=False
         )
+
+    def enter_standby(self) -> None:
+        """A person takes the NAT out of service for a while; nobody comes in its place."""
+        self._update_group(MinSize=0)
+        self.world.autoscaling.enter_standby(
+            InstanceIds=[self.nat.instance], ShouldDecrementDesiredCapacity=True, **self._named
+        )
+
+    def exit_standby(self) -> None:
+        self.world.autoscaling.exit_standby(InstanceIds=[self.nat.instance], **self._named)
+
+    def detach(self) -> None:
+        """Its group lets the NAT go, which runs on; nobody comes in its place."""
+        self._update_group(MinSize=0)
+        self.world.autoscaling.detach_instances(
+            InstanceIds=[self.nat.instance], ShouldDecrementDesiredCapacity=True, **self._named
+        )
+
+    def scale_in(self) -> None:
+        """The group is to hold nobody any more."""
+        self._update_group(MinSize=0, DesiredCapacity=0)
+
+    def _update_group(self, **settings: Any) -> None:
+        self.world.autoscaling.update_auto_scaling_group(**self._named, **settings)
+
+    @property
+    def _named(self) -> dict[str, str]:
+        return {"AutoScalingGroupName": self.scene.groups[OWN]}
+
+    def put_pool(self, state: str) -> Nat:
+        """Gives the group a warm pool of one, which gets as far into it as it gets by itself; that
+        is the NAT from then on."""
+        self.world.autoscaling.put_warm_pool(MinSize=1, PoolState=state, **self._named)
+        pooled = self.world.lifecycles().items()
+        [warm] = [one for one, (_, state) in pooled if state.startswith("Warmed:")]
+        self.nat = self.member(warm)
+        return self.nat
 
     def add_hook(self, name: str, timeout: int = 300) -> None:
         """Another terminating one."""

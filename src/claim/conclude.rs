@@ -66,7 +66,7 @@ impl Run<'_> {
         loop {
             let why = match (&member, &report.target_state) {
                 (Some(found), _) if found.may_come_to_wait() => "is still Pending",
-                (None, Some(target)) if target.is_in_service() || target.is_warmed() => {
+                (None, Some(target)) if target.may_launch() => {
                     "is not in the list of instances yet, and IMDS says that it is in a group"
                 }
                 _ => return Ok(member),

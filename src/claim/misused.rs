@@ -54,7 +54,7 @@ async fn abandon(session: &Session) -> Result<()> {
                 return Ok(());
             }
             // The list may not show it yet.
-            None if target.is_in_service() || target.is_warmed() => {}
+            None if target.may_launch() => {}
             Some(_) | None => return Ok(()),
         }
         sleep(PENDING_INTERVAL).await;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::Url;
 
 use super::{Kernel, deadline, given, owner_tag};
-use crate::cli::ClaimArgs;
+use crate::cli::{ClaimArgs, ClaimingArgs, KernelArgs, OwnerArgs, TimeArgs};
 
 /// Kept of the deadline for answering the lifecycle hook, whatever happened: two attempts.
 const ANSWER_RESERVE: Duration = Duration::from_secs(10);
@@ -44,12 +44,29 @@ pub struct ClaimSettings {
 impl ClaimSettings {
     /// Checks what the flags say. Errors name the flag and what it was given.
     pub fn new(args: &ClaimArgs) -> Result<Self> {
-        let owner_tag = owner_tag(&args.owner.owner_tag)?;
-        let deadline = deadline(args.run.deadline)?;
-        let probe_urls = if args.no_probe {
+        let settings = Self::of(&args.owner, &args.kernel, &args.claiming, &args.time)?;
+        let dry_run = args.run.dry_run;
+        Ok(Self {
+            dry_run,
+            patience: settings.patience.filter(|_| !dry_run),
+            ..settings
+        })
+    }
+
+    /// The same for a claim that is not only planned, from what all who claim are told.
+    pub fn of(
+        owner: &OwnerArgs,
+        kernel: &KernelArgs,
+        claiming: &ClaimingArgs,
+        time: &TimeArgs,
+    ) -> Result<Self> {
+        let owner_tag = owner_tag(&owner.owner_tag)?;
+        let deadline = deadline(time.deadline)?;
+        let probe_urls = if claiming.no_probe {
             Vec::new()
         } else {
-            args.probe_urls
+            claiming
+                .probe_urls
                 .iter()
                 .map(|url| probe_url(url).context("--probe-url"))
                 .collect::<Result<_>>()?
@@ -57,15 +74,15 @@ impl ClaimSettings {
         let answer_time = ANSWER_RESERVE.min(deadline / 4);
         Ok(Self {
             owner_tag,
-            allow_none: args.allow_none,
+            allow_none: claiming.allow_none,
             probe_urls,
-            replaces_endpoints: args.replace_endpoint,
-            kernel: Kernel::new(&args.kernel)?,
-            lifecycle_hook: given(args.lifecycle_hook.as_ref()),
+            replaces_endpoints: claiming.replace_endpoint,
+            kernel: Kernel::new(kernel)?,
+            lifecycle_hook: given(claiming.lifecycle_hook.as_ref()),
             deadline,
-            patience: (!args.run.dry_run).then_some(deadline / PATIENCE),
+            patience: Some(deadline / PATIENCE),
             answer_time,
-            dry_run: args.run.dry_run,
+            dry_run: false,
         })
     }
 }

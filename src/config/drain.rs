@@ -28,7 +28,7 @@ impl DrainSettings {
         Ok(Self {
             owner_tag: owner_tag(&args.owner.owner_tag)?,
             to: to.map(|id| named(&id).context("--to")).transpose()?,
-            deadline: deadline(args.run.deadline)?,
+            deadline: deadline(args.time.deadline)?,
             dry_run: args.run.dry_run,
         })
     }

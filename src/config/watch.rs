@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Kernel, between, given, owner_tag};
+use super::{ClaimSettings, between, given};
 use crate::cli::WatchArgs;
 
 /// What `hanat watch` is to do.
 #[derive(Debug)]
 pub struct WatchSettings {
-    /// Key of the owner tag.
-    pub owner_tag: String,
-    /// How the kernel has to be.
-    pub kernel: Kernel,
+    /// Whose tables, how the kernel has to be, and how it claims.
+    pub claim: ClaimSettings,
     /// Between two looks at IMDS.
     pub interval: Duration,
     /// Between two looks at the kernel and at the source/destination check.
@@ -36,8 +34,7 @@ impl WatchSettings {
         // A hook waits for 30 s, and may have begun to before it is noticed.
         let often = SECOND * 10;
         Ok(Self {
-            owner_tag: owner_tag(&args.owner.owner_tag)?,
-            kernel: Kernel::new(&args.kernel)?,
+            claim: ClaimSettings::of(&args.owner, &args.kernel, &args.claiming, &args.time)?,
             interval: between("--interval", args.interval, tenth, often)?,
             upkeep_interval: between("--upkeep-interval", args.upkeep_interval, SECOND, hour)?,
             // A hook waits for two days at most.

@@ -46,7 +46,7 @@ struct Waiting {
 
 /// Why a hook is kept no longer.
 enum Ended {
-    /// Nothing leads here any more.
+    /// Nothing leads here any more, or nobody is to take what does.
     Left,
     /// Its time is all but up.
     LastMoment,
@@ -138,6 +138,8 @@ impl Watch<'_> {
         if !state.waits_to_terminate() {
             return Ok(Held::Soon);
         }
+        // It stays the same.
+        let _ = self.group.set(group.clone());
         let sure = since + hook.heartbeat;
         Ok(Held::By(Waiting {
             group,
@@ -147,7 +149,7 @@ impl Watch<'_> {
         }))
     }
 
-    /// Until nothing leads here any more, or the last moment.
+    /// Until nobody needs it any more, or the last moment.
     async fn hold_on(&self, waiting: &mut Waiting) -> Ended {
         const HEARTBEAT: &str = "heartbeat of the terminating hook";
         let Waiting {

@@ -10,12 +10,12 @@ use super::hook::Hold;
 use super::{Watch, service};
 use crate::candidates;
 use crate::config::{
-    HANDOVER_RESERVE, HANDOVER_TIME, LEAVING_INTERVAL, LEFT_INTERVAL, READ_BACK_TIME,
-    RETRY_INTERVAL, STEP_TIME,
+    CANDIDATE_TIME, HANDOVER_RESERVE, HANDOVER_TIME, LEAVING_INTERVAL, LEFT_INTERVAL,
+    READ_BACK_TIME, RETRY_INTERVAL, STEP_TIME,
 };
 use crate::handover::{self, Outcome, Row};
 use crate::ids::TableId;
-use crate::notices::Notices;
+use crate::notices::{Duty, Notices};
 use crate::routes::{Nat, Table, Target};
 use crate::successors::Candidate;
 
@@ -30,18 +30,17 @@ enum Step {
     Waiting(usize),
     /// What led here was handed over.
     HandedOver,
+    /// These lead here, nobody can take them, and the group wants nobody to.
+    GivenUp(Vec<TableId>),
     /// Nobody knows, or somebody has to try again.
     Failed,
 }
 
 impl Watch<'_> {
-    /// From the first reason on, for as long as the process lives: what comes to lead here later
-    /// has to go, too.
+    /// For as long as there is a reason to: what comes to lead here later has to go, too.
     pub(super) async fn leave(&self) {
         let mut notices = self.notices.subscribe();
         let mut hold = self.hold.subscribe();
-        // It lives as long as this.
-        let _ = notices.wait_for(|notices| self.leaves(notices)).await;
         let began = Instant::now();
         let mut empty_since = None;
         let mut announced = false;
@@ -52,14 +51,17 @@ impl Watch<'_> {
             empty_since = match stepped {
                 Step::Empty => empty_since.or_else(|| Some(Instant::now())),
                 Step::HandedOver => Some(Instant::now()),
-                Step::Waiting(_) | Step::Failed => None,
+                Step::Waiting(_) | Step::GivenUp(_) | Step::Failed => None,
             };
-            let has_left = matches!(stepped, Step::Empty)
-                && empty_since.is_some_and(|since| looked >= since + self.settings.linger);
+            let lingered = empty_since.is_some_and(|since| looked >= since + self.settings.linger);
+            let has_left = match stepped {
+                Step::Empty => lingered,
+                Step::GivenUp(_) => true,
+                Step::Waiting(_) | Step::HandedOver | Step::Failed => false,
+            };
             let before = self.left.send_replace(has_left.then_some(looked));
             if has_left && before.is_none() {
-                tracing::info!("no route table leads here any more");
-                service::status("left; no route table leads here");
+                self.tell_of_end(&stepped);
             }
             if let Step::Waiting(held) = stepped
                 && !announced
@@ -71,7 +73,7 @@ impl Watch<'_> {
                 announced = true;
             }
             let pause = match stepped {
-                Step::Failed => RETRY_INTERVAL,
+                Step::Failed | Step::GivenUp(_) => RETRY_INTERVAL,
                 Step::Empty if has_left => LEFT_INTERVAL,
                 Step::Waiting(_) => LEAVING_INTERVAL,
                 Step::Empty | Step::HandedOver => {
@@ -87,10 +89,35 @@ impl Watch<'_> {
         }
     }
 
+    /// Back to service: it leaves no more, whatever came of that.
+    pub(super) fn stay(&self) {
+        self.left.send_replace(None);
+        self.session.troubles.forget(LEAVING);
+    }
+
+    fn tell_of_end(&self, stepped: &Step) {
+        if let Step::GivenUp(tables) = stepped {
+            let tables: Vec<&str> = tables.iter().map(TableId::as_str).collect();
+            let tables = tables.join(", ");
+            tracing::warn!(
+                "the Auto Scaling group wants no instance any more, and nobody can take {tables}: \
+                 clients of them lose their way out"
+            );
+            service::status(&format!("left; nobody takes {tables}"));
+            return;
+        }
+        tracing::info!("no route table leads here any more");
+        let left = match self.notices.borrow().aside {
+            Some(aside) => aside.to_string(),
+            None => "left".to_owned(),
+        };
+        service::status(&format!("{left}; no route table leads here"));
+    }
+
     /// One look, and the handing over where it is time.
     async fn step(&self, began: Instant, others: &mut Others) -> Step {
         let troubles = &self.session.troubles;
-        let key = &self.settings.owner_tag;
+        let key = &self.settings.claim.owner_tag;
         let tables = self.session.ec2.owned_tables(&self.nat.vpc, key);
         let tables = self.session.within(STEP_TIME, tables).await;
         let Some(tables) = troubles.tell(LOOKING, tables) else {
@@ -109,21 +136,40 @@ impl Watch<'_> {
             return Step::Waiting(held);
         }
         service::status(&format!("leaving; tables to hand over: {held}"));
-        let done = self.hand_over(&tables, others).await;
+        let mut stranded = Vec::new();
+        let done = self.hand_over(&tables, others, &mut stranded).await;
         match troubles.tell(LEAVING, done) {
             Some(()) => Step::HandedOver,
+            None if !stranded.is_empty() && self.is_given_up().await => Step::GivenUp(stranded),
             None => Step::Failed,
         }
     }
 
+    /// Whether the group whose hook holds this instance wants no NAT any more. What it does not say
+    /// it does.
+    async fn is_given_up(&self) -> bool {
+        let (true, Some(group)) = (self.notices.borrow().terminated, self.group.get()) else {
+            return false;
+        };
+        let wanted = self.session.autoscaling.wants_nobody(group);
+        let wanted = self.session.within(CANDIDATE_TIME, wanted).await;
+        let told = self
+            .session
+            .troubles
+            .tell("asking whether the group wants a NAT", wanted);
+        told == Some(true)
+    }
+
     /// When a replacement is waited for no longer.
     fn hands_over_at(&self, began: Instant) -> Instant {
+        let notices = self.notices.borrow();
         let Notices {
             terminated,
             interruption,
             ..
-        } = &*self.notices.borrow();
-        if interruption.is_some() {
+        } = &*notices;
+        // One that stands aside has no replacement to come, or not here.
+        if interruption.is_some() || self.duty(&notices) == Duty::StandAside {
             return began;
         }
         let patient = began + self.settings.drain_wait;
@@ -136,10 +182,16 @@ impl Watch<'_> {
         }
     }
 
-    /// All that leads here. Fails where anything stays.
-    async fn hand_over(&self, tables: &[Table], others: &Others) -> Result<()> {
+    /// All that leads here. Fails where anything stays; `stranded` is then what nobody can take,
+    /// if that is all.
+    async fn hand_over(
+        &self,
+        tables: &[Table],
+        others: &Others,
+        stranded: &mut Vec<TableId>,
+    ) -> Result<()> {
         let (session, nat) = (&self.session, &self.nat);
-        let key = &self.settings.owner_tag;
+        let key = &self.settings.claim.owner_tag;
         let candidates = candidates::find(session, nat, key, tables);
         let mut candidates = session.within(STEP_TIME, candidates).await?;
         others.rule_out(&mut candidates);
@@ -153,6 +205,10 @@ impl Watch<'_> {
         let shown = session.within(READ_BACK_TIME, shown).await;
         for row in rows.iter().filter(|row| row.is_gone()) {
             tracing::info!("{}", said(row));
+        }
+        let stays = rows.iter().filter(|row| !row.is_gone());
+        if stays.clone().all(|row| row.to.is_none()) {
+            stranded.extend(stays.map(|row| row.table.id.clone()));
         }
         let mut failed = rows.iter().filter_map(|row| match &row.outcome {
             Outcome::Failed(why) => Some((&row.table.id, why)),

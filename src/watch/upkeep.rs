@@ -33,7 +33,7 @@ impl Watch<'_> {
     /// The VPC may have got blocks since. `warned` are the warnings that were given and still hold.
     async fn keep_kernel(&self, warned: &mut BTreeSet<String>) -> Result<()> {
         let network = self.session.metadata.network().await?;
-        let kernel = self.settings.kernel.clone();
+        let kernel = self.settings.claim.kernel.clone();
         let prepare = move || {
             let (mac, addresses) = (network.mac, &network.private_addresses);
             kernel::prepare(&kernel, mac, addresses, &network.vpc_cidr_blocks, false)

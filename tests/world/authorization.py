@@ -114,6 +114,7 @@ def _object(params: Params) -> Target:
 
 _TARGETS: dict[str, Callable[[Params], Target | None]] = {
     "autoscaling:CompleteLifecycleAction": _group,
+    "autoscaling:DescribeAutoScalingGroups": _anything,
     "autoscaling:DescribeAutoScalingInstances": _anything,
     "autoscaling:DescribeLifecycleHooks": _anything,
     "autoscaling:RecordLifecycleActionHeartbeat": _group,

@@ -21,6 +21,7 @@ from moto.autoscaling.models import (
 )
 from moto.core import DEFAULT_ACCOUNT_ID
 
+from . import ec2
 from .clock import CLOCK
 
 REGION = "us-east-1"
@@ -77,8 +78,14 @@ class Lifecycle:
         # No public source says, so a test chooses.
         self.replace_while_terminating = True
         self._waiting: dict[str, dict[str, Waiting]] = {}
-        # Instances that a group let go of.
+        # Does a group that is deleted by force wait for the terminating hooks of its instances?
+        # API reference, DeleteAutoScalingGroup, ForceDelete: it "also deletes any outstanding
+        # action associated with the group". Whether hooks that begin to wait because of the
+        # deletion are among those, no public source says (?), so a test chooses.
+        self.deletion_waits_for_hooks = False
+        # Instances that a group let go of, and which of them run on.
         self._gone: set[str] = set()
+        self._detached: set[str] = set()
         # Members that fill no place: it was given up, or it is filled again before they go.
         self.uncounted: set[str] = set()
         for part in self._parts:
@@ -95,9 +102,12 @@ class Lifecycle:
         return [member for group in groups for member in group.instance_states]
 
     def state(self, instance_id: str) -> str | None:
-        """The lifecycle state; `Terminated` once its group let it go, None outside groups."""
+        """The lifecycle state; `Terminated` once its group let it go, `Detached` where it runs on,
+        None outside groups."""
         if member := self.find(instance_id):
             return member.lifecycle_state
+        if instance_id in self._detached:
+            return "Detached"
         return "Terminated" if instance_id in self._gone else None
 
     def target(self, instance_id: str) -> str | None:
@@ -111,7 +121,7 @@ class Lifecycle:
             return "Warmed:Terminated" if "Terminating" in state else state
         if state.startswith("Terminating"):
             return "Terminated"
-        return "Standby" if state == "EnteringStandby" else "InService"
+        return {"EnteringStandby": "Standby", "Detaching": "Detached"}.get(state, "InService")
 
     def counted(self, members: Iterable[InstanceState]) -> list[InstanceState]:
         """Those that fill a place of the group's desired capacity."""
@@ -150,6 +160,26 @@ class Lifecycle:
             refill(member.auto_scaling_group)
         else:
             self._finish(member)
+
+    def set_aside(self, member: InstanceState) -> None:
+        """User guide, "Temporarily remove instances from your Auto Scaling group": in Standby it is
+        the group's and does not count. `EnteringStandby` passes before anybody can see it."""
+        if member.lifecycle_state != IN_SERVICE:
+            raise ValidationError(f"The instance {member.instance_id} is not in InService.")
+        member.lifecycle_state = "Standby"
+
+    def put_back(self, member: InstanceState) -> None:
+        """Out of Standby: `Pending` and then `InService`, which no launching hook delays; here the
+        former passes before anybody can see it."""
+        if member.lifecycle_state != "Standby":
+            raise ValidationError(f"The instance {member.instance_id} is not in Standby.")
+        member.lifecycle_state = IN_SERVICE
+
+    def detached(self, instance_id: str) -> None:
+        """It left its group, whose list does not have it any more, and runs on. `Detaching` passes
+        before anybody can see it."""
+        self.forget(instance_id)
+        self._detached.add(instance_id)
 
     def drop(self, member: InstanceState) -> None:
         """The group loses an instance at once, without its hooks."""
@@ -283,7 +313,9 @@ class Lifecycle:
             return
         pool = _pool_state(member)
         member.lifecycle_state = f"Warmed:{pool}"
-        if pool != "Running":
+        if pool == "Hibernated":
+            ec2.hibernate(member.instance)
+        elif pool != "Running":
             backend().ec2_backend.stop_instances([member.instance_id])
 
     def _finish(self, member: InstanceState) -> None:
@@ -308,8 +340,9 @@ def _pool_state(member: InstanceState | None) -> str:
 
 
 def refill(group: FakeAutoScalingGroup) -> None:
-    """Launch what the group lacks."""
-    group.set_desired_capacity(group.desired_capacity)
+    """Launch what the group lacks, unless it is being deleted."""
+    if group.status is None:
+        group.set_desired_capacity(group.desired_capacity)
 
 
 LIFECYCLE = Lifecycle()

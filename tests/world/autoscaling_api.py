@@ -19,13 +19,15 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.exceptions import EC2ClientError
 
 from . import lifetime, refresh, spot, warm_pool
-from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING, group_named
+from .autoscaling import LAUNCHING, LIFECYCLE, TERMINATING, Part, backend, group_named
 from .lifetime import lifetime_from
 from .patching import wrap
 from .replacement import REPLACEMENTS, policy_from
 from .warm_pool import is_warm
 
 __all__ = ["lifetime", "refresh", "spot", "warm_pool"]
+
+_DELETING = "Delete in progress"
 
 # --- Groups ---------------------------------------------------------------------------------------
 
@@ -98,6 +100,68 @@ def _notify_terminate_instances(
     LIFECYCLE.tick()
 
 
+@wrap(AutoScalingBackend, "enter_standby_instances")
+def _enter_standby(
+    original: Any,
+    backend: AutoScalingBackend,
+    group_name: str,
+    instance_ids: list[str],
+    should_decrement: bool,
+) -> Any:
+    group = group_named(group_name)
+    desired = group.desired_capacity - len(instance_ids)
+    if should_decrement and desired < group.min_size:
+        # API reference, EnterStandby: without decrementing, the group launches others instead.
+        raise ValidationError(f"AutoScalingGroup {group_name} has min-size={group.min_size}")
+    for member in _members_of(group, instance_ids):
+        LIFECYCLE.set_aside(member)
+    answer = original(backend, group_name, instance_ids, should_decrement)
+    LIFECYCLE.tick()
+    return answer
+
+
+@wrap(AutoScalingBackend, "exit_standby_instances")
+def _exit_standby(
+    original: Any, backend: AutoScalingBackend, group_name: str, instance_ids: list[str]
+) -> Any:
+    group = group_named(group_name)
+    if group.desired_capacity + len(instance_ids) > group.max_size:
+        # API reference, ExitStandby: the desired capacity is incremented.
+        raise ValidationError(f"AutoScalingGroup {group_name} has max-size={group.max_size}")
+    for member in _members_of(group, instance_ids):
+        LIFECYCLE.put_back(member)
+    answer = original(backend, group_name, instance_ids)
+    LIFECYCLE.tick()
+    return answer
+
+
+@wrap(AutoScalingBackend, "detach_instances")
+def _detach_instances(
+    original: Any,
+    backend: AutoScalingBackend,
+    group_name: str,
+    instance_ids: list[str],
+    should_decrement: bool,
+) -> Any:
+    group = group_named(group_name)
+    members = _members_of(group, instance_ids)
+    if should_decrement and group.desired_capacity - len(members) < group.min_size:
+        raise ValidationError(f"AutoScalingGroup {group_name} has min-size={group.min_size}")
+    answer = original(backend, group_name, instance_ids, should_decrement)
+    for instance_id in instance_ids:
+        LIFECYCLE.detached(instance_id)
+    LIFECYCLE.tick()
+    return answer
+
+
+def _members_of(group: FakeAutoScalingGroup, instance_ids: list[str]) -> list[InstanceState]:
+    members = [_member(instance_id) for instance_id in instance_ids]
+    for member in members:
+        if member.auto_scaling_group_name != group.name:
+            raise ValidationError(f"The instance {member.instance_id} is not part of {group.name}")
+    return members
+
+
 @wrap(AutoScalingResponse, "delete_auto_scaling_group")
 def _delete(original: Any, response: AutoScalingResponse) -> ActionResult:
     # API reference, DeleteAutoScalingGroup: without ForceDelete the group must have no instances.
@@ -111,13 +175,34 @@ def _delete(original: Any, response: AutoScalingResponse) -> ActionResult:
 
 @wrap(AutoScalingBackend, "delete_auto_scaling_group")
 def _delete_auto_scaling_group(original: Any, backend: AutoScalingBackend, group_name: str) -> None:
-    # Deleting a group ends its outstanding actions (Auto Scaling API, DeleteAutoScalingGroup).
     if group := backend.autoscaling_groups.get(group_name):
         group.warm_pool = None
-        for member in list(group.instance_states):
+        members = list(group.instance_states)
+        if LIFECYCLE.deletion_waits_for_hooks and members:
+            # API reference, AutoScalingGroup, Status: while it is being deleted.
+            group.status = _DELETING
+            for member in members:
+                LIFECYCLE.terminate(member, replace=False)
+            return
+        for member in members:
             LIFECYCLE.drop(member)
     original(backend, group_name)
     _drop_hooks(backend, group_name)
+
+
+class Deletions(Part):
+    """A group that is being deleted goes with its last instance."""
+
+    def act(self) -> bool:
+        groups = backend().autoscaling_groups.values()
+        done = [g.name for g in groups if g.status == _DELETING and not g.instance_states]
+        for name in done:
+            backend().delete_auto_scaling_group(name)
+        return bool(done)
+
+
+FakeAutoScalingGroup.status = None
+LIFECYCLE.add(Deletions())
 
 
 def _member(instance_id: str) -> InstanceState:

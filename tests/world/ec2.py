@@ -346,9 +346,22 @@ def _reboot(original: Any, instance: Instance) -> None:
 @wrap(Instance, "start")
 def _start(original: Any, instance: Instance) -> Any:
     previous = original(instance)
-    if previous.name != "running":
+    if previous.name != "running" and not is_asleep(instance):
         instance.boots = boots(instance) + 1
+    instance.asleep = False
     return previous
+
+
+def hibernate(instance: Instance) -> None:
+    """EC2 user guide, "Hibernate your Amazon EC2 instance": it stops, and what was in memory goes
+    on when it starts again. Whether the instance was set up for that is not asked."""
+    instance.asleep = True
+    instance.ec2_backend.stop_instances([instance.id])
+
+
+def is_asleep(instance: Instance) -> bool:
+    """Whether it was hibernated and has not been started since."""
+    return getattr(instance, "asleep", False)
 
 
 def boots(instance: Instance) -> int:

@@ -75,7 +75,8 @@ def _size(group: FakeAutoScalingGroup, pool: FakeWarmPool) -> int:
 def _draw(group: FakeAutoScalingGroup, count: int) -> int:
     """Move up to `count` instances that are ready from the pool into the group."""
     # User guide, "Use lifecycle hooks with a warm pool": the launching hooks wait a second time,
-    # in `Pending:Wait`, when the instance restarts.
+    # in `Pending:Wait`, when the instance restarts; so they do for one that runs, or goes on from
+    # hibernation, and does not boot.
     ready = [member for member in warm_members(group) if member.lifecycle_state in _READY][:count]
     for member in ready:
         group.ec2_backend.start_instances([member.instance_id])

@@ -297,6 +297,11 @@ class World:
         with self.lock:
             LIFECYCLE.replace_while_terminating = yes
 
+    def wait_for_hooks_when_deleted(self, yes: bool) -> None:
+        """Whether a group that is deleted by force waits for its instances' terminating hooks."""
+        with self.lock:
+            LIFECYCLE.deletion_waits_for_hooks = yes
+
     # --- Routes ---------------------------------------------------------------------------------
 
     def slow_nat_gateways(self, pending: float, deleting: float) -> None:

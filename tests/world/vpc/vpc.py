@@ -7,9 +7,9 @@ NATs    ──┘                    └── metadata, DNS
 ```
 
 Every instance that the emulator launches into the VPC is a namespace; it boots by its user data,
-from an image if there is one, and goes when the emulator stops or terminates it. NAT gateways are
-namespaces, too. A change of route tables, addresses or checks is in force before the call that
-makes it is answered.
+from an image if there is one, and goes when the emulator stops or terminates it; one that
+hibernates stands still. NAT gateways are namespaces, too. A change of route tables, addresses or
+checks is in force before the call that makes it is answered.
 """
 
 import contextlib
@@ -76,6 +76,7 @@ class Vpc:
         self._layers = (*layers, image) if image else ()
         self._picture = Picture()
         self._instances: dict[str, Instance] = {}
+        self._asleep: set[str] = set()
         self._over = threading.Event()
         self._instances_changed = threading.Event()
         self._routes: queue.SimpleQueue[tuple[float, Mapping[str, Routes]] | None] = (
@@ -283,8 +284,12 @@ class Vpc:
             wanted = self._picture.instances
             for instance in list(self._instances.values()):
                 about = wanted.get(instance.about.instance)
-                if about is None or about.boot != instance.about.boot:
+                if about is None and self._hibernates(instance.about.instance):
+                    self._put_to_sleep(instance)
+                elif about is None or about.boot != instance.about.boot:
                     self._close_instance(instance)
+                else:
+                    self._wake(instance)
             for instance_id, about in wanted.items():
                 if instance_id not in self._instances:
                     self._open_instance(about)
@@ -306,8 +311,28 @@ class Vpc:
         if user_data is not None:
             instance.boot_up(self.boot_time, functools.partial(self.tell, about.instance))
 
+    def _hibernates(self, instance_id: str) -> bool:
+        with self.world.lock:
+            instance = ec2.backend().get_instance(instance_id)
+            return instance.state == "stopped" and ec2.is_asleep(instance)
+
+    def _put_to_sleep(self, instance: Instance) -> None:
+        instance_id = instance.about.instance
+        if instance_id not in self._asleep:
+            self._asleep.add(instance_id)
+            self.faults.cut(port_name(instance_id))
+            instance.freeze()
+
+    def _wake(self, instance: Instance) -> None:
+        instance_id = instance.about.instance
+        if instance_id in self._asleep:
+            instance.thaw()
+            self.faults.mend(port_name(instance_id))
+            self._asleep.remove(instance_id)
+
     def _close_instance(self, instance: Instance) -> None:
         instance_id = instance.about.instance
+        self._asleep.discard(instance_id)
         del self._instances[instance_id]
         instance.close()
         with self.world.lock:
