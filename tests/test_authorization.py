@@ -98,13 +98,9 @@ def test_the_binary_may_do_all_it_does_and_nothing_more(isolated, deployed: Depl
 
 
 def leave(deployed: Deployed) -> None:
-    """Its group terminates it; somebody else gets the routes, and the hook is answered."""
+    """Its group terminates it; first there is nobody, then somebody gets the routes, and the hook
+    is answered."""
     scene, world = deployed.scene, deployed.scene.world
-    peer = scene.interface(scene.launch_instance(scene.public_subnets[B]))
-    check = {"NetworkInterfaceId": peer, "SourceDestCheck": {"Value": False}}
-    world.ec2.modify_network_interface_attribute(**check)
-    scene.add_tables(1, owner=B, default=peer)
-    scene.nat_gateway(owner="any")
     world.autoscaling.terminate_instance_in_auto_scaling_group(
         InstanceId=deployed.instance, ShouldDecrementDesiredCapacity=False
     )
@@ -113,6 +109,12 @@ def leave(deployed: Deployed) -> None:
     with nat.machine.entered():
         process = subprocess.Popen(watch, env=nat.env, stderr=subprocess.PIPE, text=True)
     with Running(process):
+        world.wait_for("DescribeAutoScalingGroups")
+        peer = scene.interface(scene.launch_instance(scene.public_subnets[B]))
+        check = {"NetworkInterfaceId": peer, "SourceDestCheck": {"Value": False}}
+        world.ec2.modify_network_interface_attribute(**check)
+        scene.nat_gateway(owner="any")
+        scene.add_tables(1, owner=B, default=peer)
         answer = (deployed.instance, "hanat-terminating", "CONTINUE")
         world.wait_until(lambda: answer in world.completions, timeout=30)
 

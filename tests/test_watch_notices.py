@@ -181,13 +181,13 @@ def test_imds_is_gone_for_a_while(stage, peer, effect):
     stage.world.wait_until(lambda: rule.fired >= 12, 30)
     stage.world.clock.advance(60)
     assert stage.nat.owns(stage.table)
-    assert len(watch.said("IMDS")) == 1, watch.log
+    assert len(watch.said("IMDS: reading")) == 1, watch.log
     assert watch.said(TERMINATING) == []
     stage.world.calm()
     watch.wait_said(LEADS_HERE_NO_MORE)
     assert peer.owns(stage.table)
     stage.wait_completed()
-    assert len(watch.said("IMDS")) == 1, watch.log
+    assert len(watch.said("IMDS: reading")) == 1, watch.log
     assert stage.world.timeouts == []
 
 
