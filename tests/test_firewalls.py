@@ -58,6 +58,7 @@ PASSES = {
         "ct state invalid drop",
         "fib daddr type local drop",
         "ip saddr { 10.0.1.77, 192.0.2.0/24 } drop",
+        ESTABLISHED,
         "ip daddr { 10.0.0.0/8, 192.168.0.0/16 } drop",
         "tcp dport { 25, 445 } drop",
         "meta mark 7 drop",
