@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{RETRY_INTERVAL, WatchSettings};
 use crate::http;
+use crate::lifecycle::TargetState;
 use crate::limits::Signals;
 use crate::notices::{Duty, Interruption, Notices, Time};
 use crate::routes::Nat;
@@ -132,20 +133,7 @@ impl Watch<'_> {
         let metadata = &self.session.metadata;
         tokio::join!(
             self.look_for("the target lifecycle state", || async {
-                let target = metadata.target_state().await?;
-                self.notices.send_if_modified(|known| {
-                    let was_terminated = known.terminated;
-                    let is_new = known.take_in(target.as_ref());
-                    if known.terminated && !was_terminated {
-                        tracing::info!("the Auto Scaling group is terminating this instance");
-                    } else if let Some(aside) = known.aside.filter(|_| is_new) {
-                        tracing::info!(
-                            "this instance is {aside}: no route table is to lead here until it \
-                             is in service"
-                        );
-                    }
-                    is_new
-                });
+                self.heed(metadata.target_state().await?.as_ref());
                 Ok(())
             }),
             self.look_for("Spot interruption notices", || async {
@@ -176,6 +164,22 @@ impl Watch<'_> {
                 Ok(())
             }),
         );
+    }
+
+    /// Takes in where the group is taking this instance.
+    fn heed(&self, target: Option<&TargetState>) {
+        self.notices.send_if_modified(|known| {
+            let was_terminated = known.terminated;
+            let is_new = known.take_in(target);
+            if known.terminated && !was_terminated {
+                tracing::info!("the Auto Scaling group is terminating this instance");
+            } else if let Some(aside) = known.aside.filter(|_| is_new) {
+                tracing::info!(
+                    "this instance is {aside}: no route table is to lead here until it is in service"
+                );
+            }
+            is_new
+        });
     }
 
     /// Again and again. Trouble is in the log when it begins.

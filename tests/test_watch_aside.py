@@ -314,6 +314,14 @@ def test_drawn_and_terminated_before_it_could_claim(stage, peer):
     assert called(stage.world, warm.instance, "ReplaceRoute") == []
 
 
+def test_an_instance_that_is_drawn_as_its_watch_begins(stage):
+    """Whoever asked IMDS heard of the pool once, and of service from then on."""
+    rule = stage.imds_weather(Body("Warmed:Running"), TARGET, times=1)
+    watch = stage.watch()
+    watch.wait_said(CLAIMING)
+    assert rule.spent()
+
+
 def test_an_instance_in_service_that_goes_back_to_the_pool(stage, peer):
     """As a scale-in does where the pool takes its instances back."""
     stage.world.autoscaling.put_warm_pool(

@@ -18,10 +18,14 @@ impl Watch<'_> {
     /// waits, although whatever claims at boot has been there.
     pub(super) async fn resume(&self) {
         const ASKING: &str = "asking whether the launch waits";
-        let target = self.session.metadata.target_state().await;
-        // What IMDS says is told by those who look for notices. Without a group asking need not be
-        // allowed.
-        if !target.is_ok_and(|target| target.is_some_and(|target| target.is_in_service())) {
+        // Trouble with IMDS is told by those who look for notices.
+        let Ok(target) = self.session.metadata.target_state().await else {
+            return;
+        };
+        // It may say something else by the time of their first look.
+        self.heed(target.as_ref());
+        // Outside a group asking need not be allowed.
+        if !target.is_some_and(|target| target.is_in_service()) {
             return;
         }
         let listed = self.session.autoscaling.listed(&self.nat.instance);
