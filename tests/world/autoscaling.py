@@ -77,6 +77,10 @@ class Lifecycle:
         # Does a replacement launch while the old instance is in Terminating:Wait, or after it?
         # No public source says, so a test chooses.
         self.replace_while_terminating = True
+        # EC2 user guide, "Hibernate your Amazon EC2 instance": what is in memory is written to the
+        # disk first. How many seconds that takes; until then the instance runs on.
+        self.hibernation_takes = 0.0
+        self._falling_asleep: dict[str, float] = {}
         self._waiting: dict[str, dict[str, Waiting]] = {}
         # Does a group that is deleted by force wait for the terminating hooks of its instances?
         # API reference, DeleteAutoScalingGroup, ForceDelete: it "also deletes any outstanding
@@ -217,7 +221,9 @@ class Lifecycle:
             return  # whoever is at it looks again after each change
         self._ticking = True
         try:
-            while self._time_out() or any(part.act() for part in self._parts):
+            while (
+                self._time_out() or self._fall_asleep() or any(part.act() for part in self._parts)
+            ):
                 pass
         finally:
             self._ticking = False
@@ -239,6 +245,15 @@ class Lifecycle:
                 result = action.hook.default_result
                 self.timeouts.append(Completion(instance_id, action.hook.name, result))
                 self._end(member, action, result)
+        return bool(due)
+
+    def _fall_asleep(self) -> bool:
+        due = [i for i, when in self._falling_asleep.items() if when <= CLOCK.now()]
+        for instance_id in due:
+            del self._falling_asleep[instance_id]
+            member = self.find(instance_id)
+            if member and member.lifecycle_state == "Warmed:Hibernated":
+                ec2.hibernate(member.instance)
         return bool(due)
 
     def put(self, instance_id: str, state: str) -> None:
@@ -314,7 +329,7 @@ class Lifecycle:
         pool = _pool_state(member)
         member.lifecycle_state = f"Warmed:{pool}"
         if pool == "Hibernated":
-            ec2.hibernate(member.instance)
+            self._falling_asleep[member.instance_id] = CLOCK.now() + self.hibernation_takes
         elif pool != "Running":
             backend().ec2_backend.stop_instances([member.instance_id])
 

@@ -297,6 +297,11 @@ class World:
         with self.lock:
             LIFECYCLE.replace_while_terminating = yes
 
+    def slow_hibernation(self, seconds: float) -> None:
+        """How long an instance of a warm pool runs on before it hibernates."""
+        with self.lock:
+            LIFECYCLE.hibernation_takes = seconds
+
     def wait_for_hooks_when_deleted(self, yes: bool) -> None:
         """Whether a group that is deleted by force waits for its instances' terminating hooks."""
         with self.lock:

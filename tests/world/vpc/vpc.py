@@ -320,6 +320,7 @@ class Vpc:
         instance_id = instance.about.instance
         if instance_id not in self._asleep:
             self._asleep.add(instance_id)
+            self.tell(instance_id, "hibernates")
             self.faults.cut(port_name(instance_id))
             instance.freeze()
 
@@ -329,6 +330,7 @@ class Vpc:
             instance.thaw()
             self.faults.mend(port_name(instance_id))
             self._asleep.remove(instance_id)
+            self.tell(instance_id, "goes on")
 
     def _close_instance(self, instance: Instance) -> None:
         instance_id = instance.about.instance
