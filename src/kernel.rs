@@ -156,7 +156,7 @@ fn set_up(
             let obstacle = obstacle(&judgement, packet);
             if obstacle.is_none() || last {
                 warnings.extend(missing.out_of_reach);
-                warnings.extend(may_drop(judgement.doubts));
+                warnings.extend(may_drop(judgement));
                 warnings.extend(unseen_filter());
                 return Ok(Prepared {
                     interface: packet.interface.to_owned(),
@@ -238,27 +238,26 @@ impl<'a> Missing<'a> {
 
 /// Rules of others that make this a NAT that lets nothing through, and the mend.
 fn obstacle(judgement: &Judgement, packet: &Packet<'_>) -> Option<String> {
-    let interface = packet.interface;
-    if !judgement.obstacles.is_empty() {
-        Some(format!(
+    (!judgement.obstacles.is_empty()).then(|| {
+        format!(
             "forwarded packets would be dropped: {}; let pass there what goes from {interface} to \
              {interface}",
-            judgement.obstacles.join(", ")
-        ))
-    } else if !judgement.obstacles_to_answers.is_empty() {
-        Some(format!(
-            "answers to forwarded packets, or what follows them, would be dropped: {}; let pass \
-             there what belongs to known connections (ct state established,related accept)",
-            judgement.obstacles_to_answers.join(", ")
-        ))
-    } else {
-        None
-    }
+            judgement.obstacles.join(", "),
+            interface = packet.interface
+        )
+    })
 }
 
-fn may_drop(doubts: Vec<String>) -> impl Iterator<Item = String> {
-    let doubts = doubts.into_iter();
-    doubts.map(|doubt| format!("forwarded packets may be dropped: {doubt}"))
+/// What others may drop, and the mend where it is known.
+fn may_drop(judgement: Judgement) -> impl Iterator<Item = String> {
+    let answers = judgement.lost_answers.into_iter().map(|how| {
+        format!(
+            "answers to forwarded packets, or what follows them, would be dropped: {how}; let pass \
+             there what belongs to known connections (ct state established,related accept)"
+        )
+    });
+    let doubts = judgement.doubts.into_iter();
+    answers.chain(doubts.map(|doubt| format!("forwarded packets may be dropped: {doubt}")))
 }
 
 /// Somebody else's set-up: is it one?
@@ -291,13 +290,10 @@ fn check(socket: &mut NetlinkSocket, packet: &Packet<'_>) -> Result<Prepared> {
             masquerading[0].chain
         )
     });
-    let judgement = rules.judge(packet);
-    let dropped = [
-        judgement.obstacles,
-        judgement.obstacles_to_answers,
-        judgement.doubts,
-    ];
-    let warnings = may_drop(dropped.concat());
+    let mut judgement = rules.judge(packet);
+    // Who brings a NAT of his own is told, and nothing more.
+    judgement.doubts.splice(..0, judgement.obstacles.drain(..));
+    let warnings = may_drop(judgement);
     Ok(Prepared {
         interface: interface.to_owned(),
         changes: Vec::new(),

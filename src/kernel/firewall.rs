@@ -2,7 +2,7 @@
 //!
 //! It follows packets through their chains, for each block of the VPC by itself: the first one of a
 //! connection, in and out by the same interface, the answer, and what comes after that. What is
-//! dropped for certain stands in the way. A condition that is not understood may hold or not, and so
+//! dropped for certain of what clients send stands in the way. A condition that is not understood may hold or not, and so
 //! may one that some of those packets meet: then it is a doubt.
 
 mod conditions;
@@ -53,7 +53,7 @@ pub struct Judgement {
     /// What drops, for certain, what at least one block sends.
     pub obstacles: Vec<String>,
     /// The same of the answers alone.
-    pub obstacles_to_answers: Vec<String>,
+    pub lost_answers: Vec<String>,
     /// What may drop, or drops some.
     pub doubts: Vec<String>,
 }
@@ -257,7 +257,7 @@ impl Found {
             judgement.obstacles.push(certain(&self.dropped, packet));
         } else if !self.answers_dropped.is_empty() {
             let answers = certain(&self.answers_dropped, packet);
-            judgement.obstacles_to_answers.push(answers);
+            judgement.lost_answers.push(answers);
         } else if let Some((how, _)) = self.uncertain.first() {
             let doubts = self.uncertain.iter().flat_map(|(_, doubts)| doubts);
             let doubts: BTreeSet<&str> = doubts.map(String::as_str).collect();

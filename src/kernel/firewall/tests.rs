@@ -110,7 +110,7 @@ fn judged_with(sets: &Sets, drops: bool, chains: &[(&str, Vec<Rule>)]) -> Judgem
 fn dropped(drops: bool, chains: &[(&str, Vec<Rule>)]) -> String {
     let judgement = judged(drops, chains);
     assert_eq!(judgement.doubts, [] as [String; 0], "no doubt");
-    [judgement.obstacles, judgement.obstacles_to_answers]
+    [judgement.obstacles, judgement.lost_answers]
         .concat()
         .join(", ")
 }
@@ -195,14 +195,14 @@ fn states() {
     assert_eq!(found.obstacles, [policy], "new ones are dropped");
     let found = only(vec![accept(is_new())]);
     assert_eq!(found.obstacles, [] as [&str; 0]);
-    assert_eq!(found.obstacles_to_answers, [policy]);
+    assert_eq!(found.lost_answers, [policy]);
     let found = only(vec![accept(is_new()), accept(established())]);
     assert_eq!(found, Judgement::default());
     let drop = |condition| vec![verdict(&[condition], Verdict::Drop)];
     let found = judged(false, &[("c", drop(state(1)))]);
     assert_eq!(found, Judgement::default(), "nothing is invalid");
     let both_ways = vec![accept(comes_from(&[10, 0]))];
-    assert_eq!(only(both_ways).obstacles_to_answers, [policy]);
+    assert_eq!(only(both_ways).lost_answers, [policy]);
 }
 
 #[test]
