@@ -140,6 +140,13 @@ def names(nat, place):
     known.close()
 
 
+def usage(said: str) -> list[str]:
+    """Without what a claim that is called wrongly says of IMDS, which it asks whether a hook waits:
+    there is none here, for one reason or another."""
+    lines = TIME.sub("", said).splitlines()
+    return [line for line in lines if "INFO IMDS: " not in line]
+
+
 def test_it_says_what_the_native_binary_says(place):
     for arguments in (
         ["--version"],
@@ -155,7 +162,7 @@ def test_it_says_what_the_native_binary_says(place):
         )
         ran = place.run(*arguments, env={})
         assert (ran.code, ran.stdout) == (native.returncode, native.stdout)
-        assert TIME.sub("", ran.stderr) == TIME.sub("", native.stderr)
+        assert usage(ran.stderr) == usage(native.stderr)
 
 
 def test_a_launch_by_names_and_tls(nat, place, names, tmp_path):
