@@ -379,6 +379,8 @@ def test_a_heartbeat_without_an_answer_delays_nothing(stage):
 def test_its_clock_is_wrong_for_a_while(stage, peer):
     """AWS takes no request whose signature was made at another time than its own; what it is signed
     with is all that the clock's time is used for."""
+    watch = stage.watch()
+    stage.world.wait_until(lambda: stage.world.calls("DescribeAutoScalingInstances"), 30)
     refused = "Signature expired: 20200101T000000Z is now earlier than 20261123T000000Z"
     rules = [
         stage.world.weather("*", ErrorReply(status, code, refused), service=service)
@@ -387,7 +389,6 @@ def test_its_clock_is_wrong_for_a_while(stage, peer):
             ("autoscaling", 403, "SignatureDoesNotMatch"),
         )
     ]
-    watch = stage.watch()
     stage.leave()
     stage.world.wait_until(lambda: all(rule.fired > 2 for rule in rules), 30)
     assert stage.nat.owns(stage.table)
