@@ -12,6 +12,7 @@ mod routing;
 mod ruleset;
 mod sets;
 mod sysctl;
+mod wanted;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,19 +21,23 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hanat_core::ids::Mac;
+use hanat_core::routes::answers::Elsewhere;
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 use serde::Serialize;
 
-use crate::config::{IPV4_MTU, Kernel, KernelSetup};
-use crate::ids::Mac;
-
-pub use answers::Elsewhere;
 use conntrack::{Forgotten, Translated};
 use firewall::{Judgement, Masker, Packet, Rules};
 use own_table::Nat;
 use ruleset::{Ruleset, Table};
 use sysctl::Change;
+
+pub use wanted::{ConnectionTable, Kernel, KernelSetup, Timeout};
+
+/// What an internet gateway lets through, in bytes, while interfaces in a VPC take 9001. Source:
+/// EC2 user guide, "Network maximum transmission unit (MTU) for your EC2 instance".
+const IPV4_MTU: u32 = 1500;
 
 /// How often it looks, at most. More than twice only where somebody else is at work at the same
 /// moment, as services are while a machine boots: firewalld drops everything while it reloads, and

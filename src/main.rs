@@ -1,57 +1,32 @@
-//! hanat turns an EC2 instance into a highly available NAT.
+//! hanat turns an EC2 instance into a highly available NAT. Here: the command line, the log, the runtime
+//! and the exit code; docs/architecture.md says where the rest is.
 //!
 //! `hanat claim` runs once, at boot or by hand:
 //!
-//! 1. flags and variables → settings (`usage`, `cli`, `config`)
-//! 2. who am I? IMDSv2 (`session`, `identity`)
+//! 1. flags and variables → settings (`commands::usage`, `cli`, `claim::settings`)
+//! 2. who am I? IMDSv2 (`aws::session`, `aws::imds`)
 //! 3. at the same time: which tables are tagged, can I forward, does a hook wait?
-//!    (`ec2`, `kernel`, `egress`, `autoscaling`)
-//! 4. tables + identity → plan (`routes`)
-//! 5. apply, read back until EC2 shows it, answer the hook (`claim`)
-//! 6. what was done, as a table or JSON, and the exit code (`report`, `render`)
+//!    (`aws::ec2`, `kernel`, `probes::egress`, `aws::autoscaling`)
+//! 4. tables + identity → plan (`hanat_core::routes`)
+//! 5. apply, read back until EC2 shows it, answer the hook (`commands::claim`)
+//! 6. what was done, as a table or JSON, and the exit code (`claim::report`, `claim::render`)
 //!
 //! `hanat drain` hands the routes over by hand, `hanat watch` when the instance is about to end:
 //!
 //! 1. and 2. as above
-//! 3. what ends this instance, and when? (`watch`, `notices`)
-//! 4. who could take its routes over, and how are they? (`candidates`, `ping`)
-//! 5. tables + candidates → who gets which (`successors`)
-//! 6. read again, change, read back (`handover`)
+//! 3. what ends this instance, and when? (`commands::watch`, `hanat_core::notices`)
+//! 4. who could take its routes over, and how are they? (`tables::candidates`, `probes::ping`)
+//! 5. tables + candidates → who gets which (`hanat_core::successors`)
+//! 6. read again, change, read back (`tables::handover`)
 //!
 //! Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 tables refused while all others
 //! are done, 4 some tables failed while others are done.
 
-mod autoscaling;
 mod aws;
-mod candidates;
-mod claim;
-mod cli;
-mod config;
-mod credentials;
-mod drain;
-mod ec2;
-mod egress;
-mod errors;
-mod handover;
-mod http;
-mod identity;
-mod ids;
+mod commands;
 mod kernel;
-mod lifecycle;
-mod limits;
-mod lists;
-mod notices;
-mod pace;
-mod patience;
-mod ping;
-mod render;
-mod report;
-mod routes;
-mod session;
-mod successors;
-mod troubles;
-mod usage;
-mod watch;
+mod probes;
+mod tables;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -61,10 +36,12 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::cli::{ClaimArgs, Command, DrainArgs, Format, LogLevel};
-use crate::config::{ClaimSettings, DrainSettings, WatchSettings};
-use crate::report::exit;
-use crate::usage::Misuse;
+use crate::commands::claim::{self, ClaimSettings};
+use crate::commands::cli::{ClaimArgs, Command, DrainArgs, Format, LogLevel};
+use crate::commands::drain::{self, DrainSettings};
+use crate::commands::report::exit;
+use crate::commands::usage::{self, Misuse};
+use crate::commands::watch::{self, WatchSettings};
 
 fn main() -> ExitCode {
     let cli = match usage::parse() {
@@ -133,8 +110,8 @@ fn failed(error: &Error, code: u8) -> ExitCode {
 fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
     let report = run(claim::run(settings))?;
     let text = match args.run.output {
-        Format::Text => render::text(&report),
-        Format::Json => render::json(&report),
+        Format::Text => claim::render::text(&report),
+        Format::Json => claim::render::json(&report),
     };
     conclude(&text, report.error.as_ref());
     Ok(report.exit_code())
@@ -143,8 +120,8 @@ fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
 fn drain(args: &DrainArgs, settings: &DrainSettings) -> Result<u8> {
     let report = run(drain::run(settings))?;
     let text = match args.run.output {
-        Format::Text => render::drain::text(&report),
-        Format::Json => render::drain::json(&report),
+        Format::Text => drain::render::text(&report),
+        Format::Json => drain::render::json(&report),
     };
     conclude(&text, report.error.as_ref());
     Ok(report.exit_code())

@@ -55,7 +55,8 @@ def image(isolated) -> Path:
 @pytest.fixture(scope="session")
 def arm64(isolated) -> Path:
     """The binary for arm64, of today's sources."""
-    sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock", *ROOT.glob("src/**/*.rs")]
+    sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock"]
+    sources += [*ROOT.glob("src/**/*.rs"), *ROOT.glob("core/**/*.rs")]
     binary = ROOT / f"target/{ARM64}/release/hanat"
     if not binary.exists() or newest(sources) > newest([binary]):
         not_tested(f"the binary for arm64 is not there or is old (make build TARGET={ARM64})", DIST)

@@ -170,7 +170,7 @@ def target(request) -> str:
 
 def made(target: str, suffix: str = "") -> Path:
     """What `make dist` has made for this target."""
-    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     path = DIST / f"hanat-{version}-{target}{suffix}"
     if not path.exists():
         not_tested(f"there is no {path.name}", skipping.DIST)

@@ -5,41 +5,19 @@
 //! blocks are taken apart by these, and the kernel is asked for one address of each part.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use anyhow::Result;
+use hanat_core::routes::answers::Elsewhere;
 use ipnet::{Ipv4Net, Ipv4Subnets};
 use netlink_socket2::NetlinkSocket;
-use serde::Serialize;
 
 use super::link::{self, Link};
 use super::routing::{self, Kind, Route, Way};
 
 /// Who answers: nobody in the VPC. RFC 5737's TEST-NET-1; nothing is sent to it.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-
-/// Clients whom answers would not reach.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Elsewhere {
-    /// Their addresses.
-    pub block: Ipv4Net,
-    /// By which the answers would leave; none where this host keeps or drops them.
-    pub interface: Option<String>,
-    /// What to do about it.
-    pub mend: String,
-}
-
-/// What follows on "answers to …".
-impl fmt::Display for Elsewhere {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.interface {
-            Some(name) => write!(f, "would leave by {name} and be lost: {}", self.mend),
-            None => write!(f, "would not leave this instance: {}", self.mend),
-        }
-    }
-}
 
 /// All such clients in the VPC's blocks.
 pub fn elsewhere(

@@ -1,11 +1,10 @@
 //! Network interfaces, over netlink.
 
 use anyhow::{Context, Result, anyhow, bail};
+use hanat_core::ids::Mac;
 use netlink_bindings::rt_link::{Ifinfomsg, IterableLinkAttrs, Request};
 use netlink_bindings::utils::ErrorContext;
 use netlink_socket2::NetlinkSocket;
-
-use crate::ids::Mac;
 
 /// An interface, as far as it matters here.
 #[derive(Clone, Debug)]

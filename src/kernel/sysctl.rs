@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::config::ConnectionTable;
+use crate::kernel::ConnectionTable;
 
 pub use connections::memory;
 
@@ -210,7 +210,7 @@ fn name(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Timeout;
+    use crate::kernel::Timeout;
     use std::collections::HashMap;
 
     const GIB: u64 = 1 << 30;

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result};
 
 use super::{BUCKETS_ROUNDING, Want};
-use crate::config::{ConnectionTable, Timeout};
+use crate::kernel::{ConnectionTable, Timeout};
 
 /// A connection takes two slab objects, 256 bytes and 128 for its extensions, and a bucket 8: a
 /// full table of one connection per 4 KiB takes a tenth of the memory. The kernel's own size
