@@ -18,8 +18,14 @@ def nft(namespace: Namespace, commands: str) -> str:
 
 
 def ruleset(namespace: Namespace) -> str:
-    """All the rules with their counters, as `nft` lists them."""
-    return nft(namespace, "list ruleset")
+    """All the rules as `nft` lists them, without what their counters count: that is whatever comes
+    by."""
+    return _run(namespace, "nft", "--stateless", "list", "ruleset")
+
+
+def own_table(namespace: Namespace) -> str:
+    """The binary's rules, in the same way."""
+    return _run(namespace, "nft", "--stateless", "list", "table", "ip", "hanat")
 
 
 def handles(namespace: Namespace) -> list[str]:

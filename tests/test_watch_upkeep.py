@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.handover import OTHER
-from tests.kernel import handles, nft, ruleset
+from tests.kernel import handles, nft, own_table, ruleset
 from tests.nat import binary_path
 from tests.watching import BEGUN, LEADS_HERE_NO_MORE, Watching, called, completed
 from tests.world.weather import Body, ErrorReply, Hang
@@ -61,12 +61,12 @@ def wait_upkeep(stage, times: int = 2) -> None:
 def test_what_somebody_undid_is_put_back(claimed):
     stage = claimed
     watch = stage.watch(**SECONDLY)
-    masquerades = nft(place(stage), "list table ip hanat")
+    masquerades = own_table(place(stage))
 
     nft(place(stage), "flush ruleset")
     said = watch.wait_said("put back: nftables table ip hanat created")
     assert " WARN " in said
-    assert nft(place(stage), "list table ip hanat") == masquerades
+    assert own_table(place(stage)) == masquerades
 
     place(stage).write_sysctl("net/ipv4/ip_forward", 0)
     said = watch.wait_said("put back: net.ipv4.ip_forward 0 → 1")
@@ -111,7 +111,7 @@ def test_a_firewall_that_may_drop_is_warned_of(claimed):
     """It does not keep its own rules away."""
     stage = claimed
     watch = stage.watch(**SECONDLY)
-    masquerades = nft(place(stage), "list table ip hanat")
+    masquerades = own_table(place(stage))
     nft(
         place(stage),
         "flush ruleset; table inet filter { chain forward { "
@@ -120,7 +120,7 @@ def test_a_firewall_that_may_drop_is_warned_of(claimed):
     said = watch.wait_said("WARN forwarded packets may be dropped")
     assert "a limit in chain forward" in said
     assert len(watch.said("put back: nftables table ip hanat created")) == 1
-    assert nft(place(stage), "list table ip hanat") == masquerades
+    assert own_table(place(stage)) == masquerades
     wait_upkeep(stage)
     assert watch.said("forwarded packets") == [said]
 
@@ -129,7 +129,7 @@ def test_a_firewall_that_drops_does_not_keep_its_own_rules_away(claimed):
     """It is told of once, and when it is over."""
     stage = claimed
     watch = stage.watch(**SECONDLY)
-    masquerades = nft(place(stage), "list table ip hanat")
+    masquerades = own_table(place(stage))
     nft(
         place(stage),
         "flush ruleset; table inet filter { "
@@ -138,7 +138,7 @@ def test_a_firewall_that_drops_does_not_keep_its_own_rules_away(claimed):
     said = watch.wait_said("WARN keeping the kernel a NAT: forwarded packets would be dropped")
     assert "chain forward of table inet filter has the policy drop" in said
     assert len(watch.said("put back: nftables table ip hanat created")) == 1
-    assert nft(place(stage), "list table ip hanat") == masquerades
+    assert own_table(place(stage)) == masquerades
     nft(place(stage), "delete table inet filter")
     watch.wait_said("keeping the kernel a NAT: works again")
     assert watch.said("WARN keeping") == [said]
