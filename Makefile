@@ -6,57 +6,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-COMMA := ,
-HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-TARGET ?= $(HOST)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-BINARY := target/$(TARGET)/release/hanat
 PYTHON := .venv/bin/python
 # For lints and packages; `make tools` installs them here, and those that are there come first.
 TOOLS := cargo-deny@0.20.2 cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-# What .cargo/config.toml says (RUSTFLAGS replaces it), without the paths of the machine that
-# builds.
-REGISTRY := $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src
-RELEASE_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom" \
-	--remap-path-prefix=$(REGISTRY)=/crates --remap-path-prefix=$(CURDIR)=/hanat
+include .ci/toolchain.mk
 
-# 0.7 MB less where Rust brings the linker that can: identical functions and constants folded into
-# one, relocations packed, which glibc reads since 2.36, and nothing of the host's name services,
-# which a static binary must not load. The HTTP client resolves names by DNS of its own, and refers
-# to getaddrinfo only for where it has none.
-SYSROOT := $(shell rustc --print sysroot 2>/dev/null)
-NATIVE := $(and $(filter x86_64-unknown-linux-gnu,$(TARGET)),$(filter $(HOST),$(TARGET)))
-LLD := $(and $(NATIVE),$(wildcard $(SYSROOT)/lib/rustlib/$(HOST)/bin/gcc-ld/ld.lld))
-RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
-	awk '{ split($$2, v, "."); if (v[1] * 100 + v[2] >= 236) print "yes" }')
-LINK_FLAGS := $(if $(LLD),-C link-arg=-Wl$(COMMA)--icf=all \
-	-C link-arg=-Wl$(COMMA)--ignore-data-address-equality \
-	-C link-arg=-Wl$(COMMA)--defsym=getaddrinfo=abort$(COMMA)--defsym=freeaddrinfo=abort \
-	$(if $(RELR),-C link-arg=-Wl$(COMMA)--pack-dyn-relocs=relr))
-
-# A target's standard library comes with the toolchain, from rustup, or, where that is not to be
-# had, from Debian's source of it.
-CARGO := cargo
-ifeq ($(wildcard $(SYSROOT)/lib/rustlib/$(TARGET)),)
-DEBIAN_SOURCE := $(and $(filter %-linux-gnu,$(TARGET)),$(wildcard /usr/lib/rustlib/src/rust/library/std))
-CARGO := $(if $(DEBIAN_SOURCE),.ci/cargo-debian)
-endif
-
-# What a release is made of.
-RELEASED := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
-# For targets other than the host's; the packages are Debian's.
-CROSS_GCC_aarch64-unknown-linux-gnu := aarch64-linux-gnu-gcc
-CROSS_PACKAGES_aarch64-unknown-linux-gnu := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-CROSS_GCC_aarch64-unknown-linux-musl := aarch64-linux-musl-gcc
-CROSS_GCC_x86_64-unknown-linux-musl := musl-gcc
-CROSS_PACKAGES_x86_64-unknown-linux-musl := musl-tools
-CROSS_GCC_x86_64-unknown-linux-gnu := x86_64-linux-gnu-gcc
-CROSS_PACKAGES_x86_64-unknown-linux-gnu := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
-CROSS_GCC := $(if $(filter-out $(HOST),$(TARGET)),$(CROSS_GCC_$(TARGET)))
-TARGET_VARIABLE := $(shell echo $(TARGET) | tr a-z- A-Z_)
+BINARY := target/$(TARGET)/release/hanat
 
 .PHONY: help
 help: ## List the targets
@@ -134,7 +93,7 @@ lint: check-rust .venv/ready ## Formatting and lints, warnings as errors
 .PHONY: build
 build: $(BINARY) ## Build the release binary
 
-$(BINARY): Cargo.toml Cargo.lock Makefile .cargo/config.toml core/Cargo.toml $(shell find src core/src -name "*.rs") | check-target
+$(BINARY): Cargo.toml Cargo.lock Makefile .ci/toolchain.mk .cargo/config.toml core/Cargo.toml $(shell find src core/src -name "*.rs") | check-target
 	@echo "== building hanat $(VERSION) for $(TARGET) (the first time: 5 to 10 minutes and 5 GB of memory)"
 	@$(if $(CROSS_GCC),CARGO_TARGET_$(TARGET_VARIABLE)_LINKER=$(CROSS_GCC) CC_$(subst -,_,$(TARGET))=$(CROSS_GCC)) \
 	RUSTFLAGS='$(RELEASE_FLAGS)' $(CARGO) rustc --locked --release --target $(TARGET) -- $(LINK_FLAGS)
@@ -185,6 +144,14 @@ tools: check-rust ## Install what lints licences and makes packages into target/
 .PHONY: bench
 bench: $(BINARY) .venv/ready ## Measure against a shell script, and against the limit
 	@HANAT_BIN=$(BINARY) $(PYTHON) -m tests.bench
+
+.PHONY: ci
+ci: export CI := true
+ci: ## All that CI runs, on Debian as root; what cannot be tested fails
+	@for step in debian-packages tools lint dist test; do \
+		echo "== make $$step ($$(date -u +%T))"; \
+		$(MAKE) --no-print-directory $$step; \
+	done
 
 .PHONY: world
 world: .venv/ready ## Start an emulated AWS and print what to export to talk to it
