@@ -31,7 +31,7 @@ use conntrack::{Forgotten, Translated};
 use firewall::{Judgement, Masker, Packet, Rules};
 use own_table::Nat;
 use ruleset::{Ruleset, Table};
-use sysctl::Change;
+use sysctl::Write;
 
 pub use wanted::{ConnectionTable, Kernel, KernelSetup, Timeout};
 
@@ -192,7 +192,7 @@ fn set_up(
 struct Missing<'a> {
     /// And whether there is one to replace.
     table: Option<(&'a Table, bool)>,
-    settings: Vec<Change>,
+    settings: Vec<Write>,
     /// Settings that nobody can change here.
     out_of_reach: Vec<String>,
 }
@@ -236,7 +236,7 @@ impl<'a> Missing<'a> {
             nftables::put(socket, table, replaces)?;
             forgotten = conntrack::forget(socket, translated)?;
         }
-        self.settings.iter().try_for_each(Change::make)?;
+        self.settings.iter().try_for_each(Write::make)?;
         Ok(forgotten)
     }
 }

@@ -91,7 +91,7 @@ impl fmt::Display for Time {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interruption {
     /// What EC2 will do with the instance.
-    pub action: Action,
+    pub action: End,
     /// When, where it says so: that is shown to people, and nothing depends on it.
     pub time: Option<Time>,
 }
@@ -99,7 +99,7 @@ pub struct Interruption {
 /// What becomes of an interrupted instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum End {
     /// It is gone.
     Terminate,
     /// It may come back.
@@ -108,7 +108,7 @@ pub enum Action {
     Hibernate,
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Terminate => "terminate",
@@ -124,7 +124,7 @@ impl FromStr for Interruption {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Notice {
-            action: Action,
+            action: End,
             #[serde(default)]
             time: Value,
         }
@@ -193,7 +193,7 @@ mod tests {
     fn notices_as_the_guide_shows_them() {
         let notice = r#"{"action": "terminate", "time": "2017-09-18T08:22:00Z"}"#;
         let notice: Interruption = notice.parse().unwrap();
-        assert_eq!(notice.action, Action::Terminate);
+        assert_eq!(notice.action, End::Terminate);
         assert_eq!(notice.time.unwrap().to_string(), "2017-09-18T08:22:00Z");
         let time = recommendation(r#"{"noticeTime": "2020-10-27T08:22:00Z"}"#).unwrap();
         assert_eq!(time.to_string(), "2020-10-27T08:22:00Z");
@@ -207,7 +207,7 @@ mod tests {
             r#"{"action": "stop", "time": 5}"#,
         ] {
             let notice: Interruption = text.parse().unwrap();
-            assert_eq!((notice.action, notice.time), (Action::Stop, None), "{text}");
+            assert_eq!((notice.action, notice.time), (End::Stop, None), "{text}");
         }
     }
 

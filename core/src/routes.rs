@@ -80,6 +80,18 @@ impl fmt::Display for DefaultRoute {
     }
 }
 
+/// A default route, or that there is none.
+pub struct Shown<'a>(pub Option<&'a DefaultRoute>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(route) => write!(f, "{route}"),
+            None => f.write_str("no default route"),
+        }
+    }
+}
+
 /// Where a default route leads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
@@ -162,6 +174,12 @@ impl NextHop {
     pub fn holds(&self, table: &Table) -> bool {
         let route = table.default_route.as_ref();
         route.is_some_and(|route| self.is(&route.target) && !route.blackhole)
+    }
+
+    /// Whether a table's default route leads there, and EC2 says that nothing is there any more.
+    pub fn is_dead_in(&self, table: &Table) -> bool {
+        let route = table.default_route.as_ref();
+        route.is_some_and(|route| self.is(&route.target) && route.blackhole)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::ids::{InstanceId, InterfaceId, NatGatewayId, SubnetId, TableId, Zone};
+use crate::change::Change;
+use crate::ids::{InstanceId, InterfaceId, NatGatewayId, SubnetId, Zone};
 use crate::routes::{ANY, Nat, NextHop, Table};
 
 /// Somebody who could take default routes over.
@@ -46,11 +47,11 @@ pub enum Named {
 /// Chooses for each table that this instance holds: a healthy instance in the table's zone, else
 /// one elsewhere, else a NAT gateway, in the zone if there is one. Of equals the one that serves
 /// the fewest tables gets the next. `tables` are all of the VPC's tagged ones.
-pub fn assign<'a>(
-    tables: &[Table],
+fn assign<'a>(
+    tables: &'a [Table],
     nat: &Nat,
     candidates: &'a [Candidate],
-) -> Vec<(TableId, Option<&'a Candidate>)> {
+) -> Vec<(&'a Table, Option<&'a Candidate>)> {
     let mut loads: BTreeMap<&NextHop, usize> = candidates
         .iter()
         .map(|candidate| {
@@ -70,9 +71,21 @@ pub fn assign<'a>(
         if let Some(best) = best {
             *loads.entry(&best.hop).or_default() += 1;
         }
-        (table.id.clone(), best)
+        (table, best)
     })
     .collect()
+}
+
+/// Decides where each table that this instance holds is to go. `tables` are all of the VPC's tagged
+/// ones.
+pub fn plan(tables: &[Table], nat: &Nat, candidates: &[Candidate]) -> Vec<Change> {
+    let here = nat.next_hop();
+    let change = |(table, to): (&Table, Option<&Candidate>)| {
+        let to = to.map(|candidate| candidate.hop.clone());
+        Change::hand_over(table.clone(), &here, to.ok_or_else(|| nobody(candidates)))
+    };
+    let assigned = assign(tables, nat, candidates);
+    assigned.into_iter().map(change).collect()
 }
 
 /// A table that serves the candidate's own subnet would lead it to itself.
@@ -100,7 +113,7 @@ fn rank(candidate: &Candidate, table: &Table, nat: &Nat) -> u8 {
 }
 
 /// Why nobody can be chosen, on one line.
-pub fn nobody(candidates: &[Candidate]) -> String {
+fn nobody(candidates: &[Candidate]) -> String {
     if candidates.is_empty() {
         return "there is no other NAT instance with a route and no standby NAT gateway".to_owned();
     }
@@ -116,4 +129,4 @@ pub fn nobody(candidates: &[Candidate]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -2,17 +2,17 @@
 //! ends in `conclude`, so that a hook that waits gets its answer.
 
 mod conclude;
+mod launch;
 mod misused;
 mod prepare;
 pub mod render;
 pub mod report;
 mod settings;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use futures_util::StreamExt;
-use futures_util::stream;
+use hanat_core::change::Change;
 use hanat_core::lifecycle::TargetState;
 use hanat_core::routes::{ANY, Nat};
 use tokio::sync::OnceCell;
@@ -23,9 +23,9 @@ use crate::aws::http;
 use crate::aws::patience::Patience;
 use crate::aws::session::Session;
 use crate::aws::troubles::Troubles;
-use crate::commands::claim::report::{Lifecycle, Outcome, Report, Row};
+use crate::commands::claim::report::{Lifecycle, Report};
 use crate::commands::limits::Limits;
-use crate::tables::{MAX_VERIFY_INTERVAL, ROUTE_CALLS_IN_FLIGHT, VERIFY_INTERVAL};
+use crate::tables::moving::{MAX_VERIFY_INTERVAL, Mover, VERIFY_INTERVAL};
 
 pub use misused::abandon_launch;
 pub use settings::ClaimSettings;
@@ -154,75 +154,56 @@ impl Run<'_> {
                 key = self.settings.owner_tag
             );
         }
-        report.rows = steps.into_iter().map(Row::new).collect();
+        let here = nat.next_hop();
+        let changes = steps.into_iter().map(|step| Change::claim(step, &here));
+        report.rows = changes.collect();
         kernel?;
         if !self.settings.dry_run {
-            self.apply(&nat, report).await;
+            self.mover(&nat).carry_out(&mut report.rows).await;
             self.verify(&nat, report).await?;
         }
         report.verdict()
     }
 
-    /// Several tables at once. A failure is that table's own.
-    async fn apply(&self, nat: &Nat, report: &mut Report) {
-        let (ec2, here) = (&self.session.ec2, &nat.next_hop());
-        let replaces_endpoints = self.settings.replaces_endpoints;
-        let calls = report.changes().into_iter();
-        let calls = calls.map(|(row, table, action)| async move {
-            let done = ec2.point_default_route(&table, &action, here, replaces_endpoints);
-            (row, done.await)
-        });
-        let mut calls = stream::iter(calls).buffer_unordered(ROUTE_CALLS_IN_FLIGHT);
-        while let Some((row, done)) = calls.next().await {
-            let row = &mut report.rows[row];
-            row.outcome = match done {
-                Ok(()) => Outcome::Accepted,
-                Err(error) => Outcome::Failed(format!("{error:#}")),
-            };
-            tracing::debug!("{}: {}", row.table.id, row.outcome.name());
+    fn mover<'a>(&'a self, nat: &'a Nat) -> Mover<'a> {
+        Mover {
+            session: self.session,
+            nat,
+            key: &self.settings.owner_tag,
+            replaces_endpoints: self.settings.replaces_endpoints,
         }
     }
 
     /// Reads back until EC2 shows what it accepted.
     async fn verify(&self, nat: &Nat, report: &mut Report) -> Result<()> {
         let lag = READS_LAG.min(self.settings.deadline / 4);
-        let began = Instant::now();
+        let mover = self.mover(nat);
+        let tables = mover.verify(&mut report.rows, lag);
+        let check = self.check_goes_off(nat, &mut report.check_is_on);
+        let read = tokio::try_join!(tables, check);
+        read.map(drop).context("reading back")
+    }
+
+    async fn check_goes_off(&self, nat: &Nat, check_is_on: &mut bool) -> Result<()> {
+        let troubles = &self.session.troubles;
+        let reading = format!("reading back {}", nat.interface);
         let mut wait = VERIFY_INTERVAL;
-        let mut open = report.unverified();
-        while open.is_some() {
-            let may_lag = began.elapsed() < lag;
-            let looked = self.look(nat, report, may_lag).await;
-            looked.context("reading back")?;
-            open = report.unverified();
-            if let Some(open) = &open {
-                self.session.troubles.note("reading back", open);
+        while *check_is_on {
+            self.look_at_check(nat, check_is_on).await?;
+            if *check_is_on {
+                troubles.note(&reading, "the source/destination check is still on");
                 sleep(wait).await;
                 wait = (wait * 2).min(MAX_VERIFY_INTERVAL);
             }
         }
-        self.session.troubles.clear("reading back");
+        troubles.clear(&reading);
         Ok(())
     }
 
-    /// One look at what EC2 shows now; whether that may lag behind what was changed.
-    async fn look(&self, nat: &Nat, report: &mut Report, may_lag: bool) -> Result<()> {
-        let check_was_on = report.check_is_on;
-        let check = async {
-            if check_was_on {
-                self.session.ec2.source_dest_check(&nat.interface).await
-            } else {
-                Ok(false)
-            }
-        };
-        let (tables, check_is_on) = tokio::try_join!(self.tables(nat), check)?;
-        report.check_is_on = check_is_on;
-        for row in &mut report.rows {
-            let now = tables.iter().find(|table| table.id == row.table.id);
-            if now.is_none() && tables.may_hide(row.table.id.as_str()) {
-                continue;
-            }
-            let now = now.filter(|table| nat.may_claim(table));
-            row.settle(now, nat, may_lag);
+    /// Where it was on as far as was seen last.
+    async fn look_at_check(&self, nat: &Nat, check_is_on: &mut bool) -> Result<()> {
+        if *check_is_on {
+            *check_is_on = self.session.ec2.source_dest_check(&nat.interface).await?;
         }
         Ok(())
     }

@@ -6,7 +6,9 @@ mod settings;
 use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
-use hanat_core::successors::Candidate;
+use hanat_core::change::{Change, Outcome};
+use hanat_core::routes::Nat;
+use hanat_core::successors::{self, Candidate};
 
 use crate::aws::http;
 use crate::aws::imds::{Instance, Network};
@@ -15,7 +17,7 @@ use crate::aws::troubles::Troubles;
 use crate::commands::limits::Limits;
 use crate::commands::report::exit;
 use crate::tables::candidates;
-use crate::tables::handover::{self, Outcome, Row};
+use crate::tables::moving::Mover;
 
 pub use settings::DrainSettings;
 
@@ -36,7 +38,7 @@ pub struct Report {
     /// Who could get the routes, healthy or not.
     pub candidates: Vec<Candidate>,
     /// A row for each tagged table that leads here.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Change>,
     /// Tagged tables that could not be understood, each with why. They may lead here.
     pub odd_tables: Vec<String>,
     /// Why the run failed.
@@ -76,7 +78,8 @@ async fn drain(settings: &DrainSettings, report: &mut Report) -> Result<()> {
         // A change may have been made that no answer told of.
         let network = report.network.as_ref();
         if let Some(nat) = network.map(|network| network.nat(&session.instance)) {
-            let look = handover::look(&session, &nat, &settings.owner_tag, &mut report.rows);
+            let mover = mover(settings, &session, &nat);
+            let look = mover.look(&mut report.rows, true);
             if let Err(error) = session.within(last_look, look).await {
                 tracing::warn!("reading back a last time: {error:#}");
             }
@@ -95,19 +98,29 @@ async fn hand_all_over(
     let network = session.metadata.network().await?;
     let nat = network.nat(&session.instance);
     report.network = Some(network);
-    let tables = session.ec2.owned_tables(&nat.vpc, key).await?;
+    let mover = mover(settings, session, &nat);
+    let tables = mover.tables().await?;
     report.odd_tables = tables.odd().to_vec();
     report.candidates = match &settings.to {
         Some(name) => vec![candidates::named(session, &nat, key, &tables, name).await?],
         None => candidates::find(session, &nat, key, &tables).await?,
     };
 
-    report.rows = handover::plan(&tables, &nat, &report.candidates);
+    report.rows = successors::plan(&tables, &nat, &report.candidates);
     if !settings.dry_run {
-        handover::carry_out(session, &nat, &mut report.rows).await;
-        handover::verify(session, &nat, key, &mut report.rows).await?;
+        mover.carry_out(&mut report.rows).await;
+        mover.verify(&mut report.rows, settings.deadline).await?;
     }
     report.verdict()
+}
+
+fn mover<'a>(settings: &'a DrainSettings, session: &'a Session, nat: &'a Nat) -> Mover<'a> {
+    Mover {
+        session,
+        nat,
+        key: &settings.owner_tag,
+        replaces_endpoints: false,
+    }
 }
 
 impl Report {
@@ -129,7 +142,8 @@ impl Report {
 
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
-        let fine = |row: &Row| row.is_gone() || (self.dry_run && row.outcome == Outcome::Planned);
+        let fine =
+            |row: &Change| row.is_gone() || (self.dry_run && row.outcome == Outcome::Planned);
         let some = self.rows.iter().any(fine);
         match &self.error {
             None => exit::DONE,

@@ -1,8 +1,6 @@
 //! What the reports of several commands have in common.
 
-use std::fmt::{self, Write};
-
-use hanat_core::routes::DefaultRoute;
+use std::fmt::Write;
 
 use crate::aws::imds::{Instance, Network};
 
@@ -18,18 +16,6 @@ pub mod exit {
     pub const REFUSED: u8 = 3;
     /// Some tables failed, others are done. The next time may do better.
     pub const PARTIAL: u8 = 4;
-}
-
-/// A default route, or that there is none.
-pub struct Shown<'a>(pub Option<&'a DefaultRoute>);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(route) => write!(f, "{route}"),
-            None => f.write_str("no default route"),
-        }
-    }
 }
 
 /// Where this is, as far as it is known.

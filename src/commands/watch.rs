@@ -15,31 +15,26 @@ mod settings;
 mod upkeep;
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use hanat_core::leaving::Hold;
 use hanat_core::lifecycle::TargetState;
 use hanat_core::notices::{Duty, Interruption, Notices, Time};
 use hanat_core::routes::Nat;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::aws::http;
 use crate::aws::session::Session;
 use crate::aws::troubles::Troubles;
 use crate::commands::limits::Signals;
 
-use hook::Hold;
 use service::tell;
 
 pub use settings::WatchSettings;
 
-/// Wait between two looks at the tables of an instance that leaves, and at whether its hook waits
-/// yet. Describe calls refill at 20 a second for everybody in the account.
-const LEAVING_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The same after one that failed, all its attempts included, and while there is nobody to hand
-/// over to: each look at candidates takes five calls.
+/// Wait before the next try of what failed, all its attempts included.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long one step of what is done again and again may take, all its attempts included: what

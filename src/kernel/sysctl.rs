@@ -20,7 +20,7 @@ const BUCKETS_ROUNDING: u64 = 8192;
 
 /// A setting that is not as it has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct Write {
     /// Path below /proc/sys.
     path: String,
     /// Absent where the kernel makes it only together with the table's rules.
@@ -32,7 +32,7 @@ pub struct Change {
 #[derive(Debug, Default)]
 pub struct Plan {
     /// In the order to make them in.
-    pub changes: Vec<Change>,
+    pub changes: Vec<Write>,
     /// Each with its reason, for the log.
     pub out_of_reach: Vec<String>,
 }
@@ -82,7 +82,7 @@ pub fn plan(
     let mut plan = Plan::default();
     for (path, want) in forwarding(interface) {
         let now = required(&path, &read)?.value;
-        plan.changes.extend(Change::to(&path, Some(now), want));
+        plan.changes.extend(Write::to(&path, Some(now), want));
     }
     // The stricter of the two counts. Strict drops what comes in where its answer would not go
     // out, which is legitimate with several interfaces; loose asks only for any way back.
@@ -91,13 +91,13 @@ pub fn plan(
     let (of_all, of_own) = (required(all, &read)?.value, required(&own, &read)?.value);
     if of_all.max(of_own) == 1 {
         let loose = Want::Exactly(2);
-        plan.changes.extend(Change::to(&own, Some(of_own), loose));
+        plan.changes.extend(Write::to(&own, Some(of_own), loose));
     }
     for wanted in connections::wanted(table, memory) {
         let path = wanted.path;
         let found = read(path)?;
         let now = found.map(|found| found.value);
-        let Some(change) = Change::to(path, now, wanted.value) else {
+        let Some(change) = Write::to(path, now, wanted.value) else {
             continue;
         };
         let to = change.to;
@@ -172,7 +172,7 @@ pub fn read(path: &str) -> Result<Option<Found>> {
     }))
 }
 
-impl Change {
+impl Write {
     /// The change to what is wanted, if what is there will not do.
     fn to(path: &str, from: Option<u64>, want: Want) -> Option<Self> {
         let to = want.instead_of(from)?;
@@ -192,7 +192,7 @@ impl Change {
     }
 }
 
-impl std::fmt::Display for Change {
+impl std::fmt::Display for Write {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", name(&self.path))?;
         match self.from {

@@ -1,165 +1,124 @@
-//! Moving default routes away from this instance: each is read again right before it is moved,
-//! since one that somebody else has taken meanwhile is theirs.
+//! Changes tables, several at once, and reads back until EC2 shows what it accepted.
+
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures_util::StreamExt;
 use futures_util::stream;
-use hanat_core::ids::TableId;
-use hanat_core::routes::{DefaultRoute, Nat, NextHop, Table};
-use hanat_core::successors::{Candidate, assign, nobody};
+use hanat_core::change::{Change, Outcome, To};
+use hanat_core::routes::{Nat, Table};
 use tokio::time::sleep;
 
+use crate::aws::lists::List;
 use crate::aws::session::Session;
-use crate::tables::{MAX_VERIFY_INTERVAL, ROUTE_CALLS_IN_FLIGHT, VERIFY_INTERVAL};
 
-/// A table that leads here, and what becomes of it.
-#[derive(Debug)]
-pub struct Row {
-    /// As it was read first.
-    pub table: Table,
-    /// Who is to get it.
-    pub to: Option<NextHop>,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Its default route as read last.
-    pub after: Option<DefaultRoute>,
+/// Changes under way at once: enough to keep the bucket, not the network, the limit.
+const IN_FLIGHT: usize = 16;
+
+/// First wait between two reads that verify, doubled up to `MAX_VERIFY_INTERVAL`. The first
+/// read follows at once; EC2's reads are eventually consistent, mostly within a second.
+pub const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longest wait between two reads that verify: Describe calls refill at 20 a second.
+pub const MAX_VERIFY_INTERVAL: Duration = Duration::from_secs(1);
+
+const READING_BACK: &str = "reading back";
+
+/// Moves tables on this instance's behalf.
+pub struct Mover<'a> {
+    /// With clients for the calls.
+    pub session: &'a Session,
+    /// This instance.
+    pub nat: &'a Nat,
+    /// Key of the owner tag.
+    pub key: &'a str,
+    /// Whether a default route that leads to a VPC endpoint is replaced, too.
+    pub replaces_endpoints: bool,
 }
 
-/// What became of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing was done yet.
-    Planned,
-    /// EC2 accepted the change; nothing has shown it yet.
-    Accepted,
-    /// It leads to the successor, as EC2 shows.
-    HandedOver,
-    /// Somebody else took it first.
-    Taken,
-    /// It still leads here, or to a successor that is gone since.
-    Failed(String),
-}
-
-impl Outcome {
-    /// As the table and the JSON spell it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Accepted => "unverified",
-            Self::HandedOver => "handed over",
-            Self::Taken => "taken",
-            Self::Failed(_) => "failed",
-        }
+impl Mover<'_> {
+    /// The VPC's tables that have the owner tag.
+    pub async fn tables(&self) -> Result<List<Table>> {
+        self.session.ec2.owned_tables(&self.nat.vpc, self.key).await
     }
-}
 
-/// Decides where each table that leads here is to go. `tables` are all of the VPC's tagged ones.
-pub fn plan(tables: &[Table], nat: &Nat, candidates: &[Candidate]) -> Vec<Row> {
-    let assigned = assign(tables, nat, candidates).into_iter();
-    let row = |(id, to): (TableId, Option<&Candidate>)| {
-        let table = tables.iter().find(|table| table.id == id)?;
-        Some(Row {
-            table: table.clone(),
-            to: to.map(|candidate| candidate.hop.clone()),
-            outcome: match to {
-                Some(_) => Outcome::Planned,
-                None => Outcome::Failed(nobody(candidates)),
-            },
-            after: None,
-        })
-    };
-    assigned.filter_map(row).collect()
-}
-
-/// Moves what is planned, several tables at once. A failure is that table's own.
-pub async fn carry_out(session: &Session, nat: &Nat, rows: &mut [Row]) {
-    let moves: Vec<(usize, TableId, NextHop)> = rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.outcome == Outcome::Planned)
-        .filter_map(|(n, row)| Some((n, row.table.id.clone(), row.to.clone()?)))
-        .collect();
-    let moves = moves.into_iter().map(|(n, table, to)| async move {
-        let outcome = hand_over(session, nat, &table, &to).await;
-        (
-            n,
-            outcome.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}"))),
-        )
-    });
-    let mut moves = stream::iter(moves).buffer_unordered(ROUTE_CALLS_IN_FLIGHT);
-    while let Some((n, outcome)) = moves.next().await {
-        rows[n].outcome = outcome;
+    /// Does what is planned. A failure is that table's own.
+    pub async fn carry_out(&self, changes: &mut [Change]) {
+        let planned = changes.iter_mut();
+        let planned = planned.filter(|change| change.is_planned());
+        stream::iter(planned)
+            .for_each_concurrent(IN_FLIGHT, |change| async {
+                change.outcome = self.change(change).await;
+                tracing::debug!("{}: {:?}", change.id(), change.outcome);
+            })
+            .await;
     }
-}
 
-async fn hand_over(session: &Session, nat: &Nat, table: &TableId, to: &NextHop) -> Result<Outcome> {
-    let here = nat.next_hop();
-    let changed = session.ec2.move_default_route(table, &here, to).await?;
-    Ok(if changed {
-        Outcome::Accepted
-    } else {
-        Outcome::Taken
-    })
-}
-
-/// Reads back until EC2 shows what it accepted.
-pub async fn verify(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
-    const READING: &str = "reading back";
-    let mut wait = VERIFY_INTERVAL;
-    loop {
-        look(session, nat, key, rows).await?;
-        let open = rows.iter().find(|row| row.outcome == Outcome::Accepted);
-        let Some(open) = open else { break };
-        let why = format!(
-            "EC2 accepted the change and still shows {} here",
-            open.table.id
-        );
-        session.troubles.note(READING, &why);
-        sleep(wait).await;
-        wait = (wait * 2).min(MAX_VERIFY_INTERVAL);
-    }
-    session.troubles.clear(READING);
-    Ok(())
-}
-
-/// Takes in what EC2 shows now.
-pub async fn look(session: &Session, nat: &Nat, key: &str, rows: &mut [Row]) -> Result<()> {
-    let tables = session.ec2.owned_tables(&nat.vpc, key).await?;
-    let mut looked = Ok(());
-    for row in rows {
-        match tables.iter().find(|table| table.id == row.table.id) {
-            Some(now) => row.settle(Some(now), nat),
-            // Gone, or only not tagged any more.
-            None => match session.ec2.table(&row.table.id).await {
-                Ok(now) => row.settle(now.as_ref(), nat),
-                // It says nothing of the others.
-                Err(error) => looked = looked.and(Err(error)),
-            },
-        }
-    }
-    looked
-}
-
-impl Row {
-    /// Takes in what the table shows now. That it leads elsewhere than to the successor, or is gone,
-    /// means that somebody else saw to it in turn, which is as good.
-    fn settle(&mut self, now: Option<&Table>, nat: &Nat) {
-        self.after = now.and_then(|table| table.default_route.clone());
-        let open = matches!(self.outcome, Outcome::Accepted | Outcome::Planned);
-        if !open || now.is_some_and(|now| nat.holds(now)) {
-            return;
-        }
-        self.outcome = match (&self.after, &self.to) {
-            (Some(route), Some(to)) if to.is(&route.target) && route.blackhole => {
-                Outcome::Failed(format!("{to} is gone since"))
-            }
-            (Some(route), Some(to)) if to.is(&route.target) => Outcome::HandedOver,
-            _ => Outcome::Taken,
+    async fn change(&self, change: &Change) -> Outcome {
+        let Some(To::Route(to)) = &change.to else {
+            return change.outcome.clone();
         };
+        let (ec2, id) = (&self.session.ec2, change.id());
+        let done = if let Some(from) = &change.from {
+            ec2.move_default_route(id, from, to).await
+        } else {
+            let create = change.table.lacks_static_route();
+            let done = ec2.point_default_route(id, create, to, self.replaces_endpoints);
+            done.await.map(|()| true)
+        };
+        match done {
+            Ok(true) => Outcome::Accepted,
+            Ok(false) => Outcome::Overtaken,
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
     }
 
-    /// Whether it leads here no more.
-    pub fn is_gone(&self) -> bool {
-        matches!(self.outcome, Outcome::HandedOver | Outcome::Taken)
+    /// Reads back until EC2 shows what it accepted. From `lag` on reads are taken to show what is.
+    pub async fn verify(&self, changes: &mut [Change], lag: Duration) -> Result<()> {
+        let began = Instant::now();
+        let mut wait = VERIFY_INTERVAL;
+        let mut reads = changes.iter().any(Change::wants_read);
+        while reads {
+            self.look(changes, began.elapsed() < lag).await?;
+            let open = changes.iter();
+            let open = open.filter(|change| change.outcome == Outcome::Accepted);
+            let whys: Vec<String> = open.map(Change::why_open).collect();
+            reads = !whys.is_empty();
+            if reads {
+                let troubles = &self.session.troubles;
+                troubles.note(READING_BACK, &whys.join(", "));
+                sleep(wait).await;
+                wait = (wait * 2).min(MAX_VERIFY_INTERVAL);
+            }
+        }
+        self.session.troubles.clear(READING_BACK);
+        Ok(())
+    }
+
+    /// Takes in what EC2 shows now; whether that may lag behind what was changed.
+    pub async fn look(&self, changes: &mut [Change], may_lag: bool) -> Result<()> {
+        let tables = self.tables().await?;
+        let mut looked = Ok(());
+        for change in changes {
+            let id = change.id();
+            let now = tables.iter().find(|table| table.id == *id);
+            if change.from.is_none() {
+                // It may be there and could not be understood.
+                if now.is_some() || !tables.may_hide(id.as_str()) {
+                    let ours = now.filter(|table| self.nat.may_claim(table));
+                    change.settle(ours, may_lag);
+                }
+            } else if now.is_some() {
+                change.settle(now, may_lag);
+            } else {
+                // Gone, or only not tagged any more.
+                match self.session.ec2.table(id).await {
+                    Ok(now) => change.settle(now.as_ref(), may_lag),
+                    // It says nothing of the others.
+                    Err(error) => looked = looked.and(Err(error)),
+                }
+            }
+        }
+        looked
     }
 }

@@ -7,7 +7,7 @@ use crate::routes::{DefaultRoute, Target};
 
 const HERE: u32 = 0;
 
-fn nat() -> Nat {
+pub(crate) fn nat() -> Nat {
     Nat {
         instance: instance(HERE),
         interface: interface(HERE),
@@ -29,7 +29,7 @@ fn zone(letter: &str) -> Zone {
     format!("us-east-1{letter}").parse().unwrap()
 }
 
-fn peer(n: u32, letter: &str) -> Candidate {
+pub(crate) fn peer(n: u32, letter: &str) -> Candidate {
     Candidate {
         hop: NextHop::Instance {
             instance: instance(n),
@@ -53,7 +53,7 @@ fn gateway(n: u32, letter: Option<&str>) -> Candidate {
 }
 
 /// Held by the instance of that number.
-fn table(n: u32, owner: &str, holder: u32) -> Table {
+pub(crate) fn table(n: u32, owner: &str, holder: u32) -> Table {
     Table {
         id: format!("rtb-{n:08x}").parse().unwrap(),
         vpc: nat().vpc,

@@ -7,7 +7,7 @@ use aws_config::retry::RetryConfig;
 use aws_sdk_ec2::config::Builder;
 use aws_sdk_ec2::operation::replace_route::builders::ReplaceRouteFluentBuilder;
 use hanat_core::ids::TableId;
-use hanat_core::routes::{Action, NextHop, Table};
+use hanat_core::routes::{NextHop, Table};
 use tokio::time::{Instant, sleep};
 
 use super::{DEFAULT, Ec2};
@@ -22,17 +22,17 @@ const STALE_AFTER: Duration = Duration::from_secs(2);
 const TURNS: usize = 4;
 
 impl Ec2 {
-    /// Points the default route of a table somewhere. Another NAT may create the route
-    /// at the same moment, or a person delete it: whichever call turns out to be wrong, the
+    /// Points the default route of a table somewhere; `create`: it has none yet. Another NAT may create
+    /// one at the same moment, or a person delete it: whichever call turns out to be wrong, the
     /// other one is made. `replaces_endpoints`: also what leads to one by then.
     pub async fn point_default_route(
         &self,
         table: &TableId,
-        action: &Action,
+        create: bool,
         to: &NextHop,
         replaces_endpoints: bool,
     ) -> Result<()> {
-        let mut create = *action == Action::Create;
+        let mut create = create;
         let mut turns = 0;
         let mut absences = 0;
         loop {

@@ -2,9 +2,8 @@
 
 use anyhow::{Result, bail};
 use hanat_core::lifecycle::State;
-use tokio::time::sleep;
 
-use super::{PENDING_INTERVAL, Run};
+use super::{Run, launch};
 use crate::aws::autoscaling::{Answer, Member};
 use crate::commands::claim::report::{Lifecycle, Report};
 
@@ -15,7 +14,9 @@ impl Run<'_> {
         if worked.is_err() {
             self.last_look(report).await;
         }
-        let Some(member) = self.settled_member(report).await? else {
+        let member = self.known_member(report).await?.cloned();
+        let target = report.target_state.as_ref();
+        let Some(member) = launch::settled(self.session, target, member).await? else {
             return Ok(());
         };
         let serves = worked.is_ok() || report.serves();
@@ -27,19 +28,7 @@ impl Run<'_> {
             // Before the answer, after which this instance may be gone any moment.
             tracing::warn!("giving the launch up: {error:#}");
         }
-        let mut answered = None;
-        for (hook, answer) in due {
-            let instance = &self.session.instance.instance_id;
-            let done = self
-                .session
-                .autoscaling
-                .complete(instance, &member.group, &hook, answer);
-            if done.await? {
-                tracing::info!("lifecycle hook {hook} completed with {answer}");
-                answered = Some((hook, answer));
-                break;
-            }
-        }
+        let answered = launch::answer(self.session, &member.group, due).await?;
         report.lifecycle = Some(Lifecycle { member, answered });
         Ok(())
     }
@@ -52,30 +41,15 @@ impl Run<'_> {
         let Some(nat) = nat.filter(|_| !report.is_settled()) else {
             return;
         };
-        let (time, look) = (self.settings.answer_time / 2, self.look(&nat, report, true));
+        let mover = self.mover(&nat);
+        let look = async {
+            let tables = mover.look(&mut report.rows, true);
+            let check = self.look_at_check(&nat, &mut report.check_is_on);
+            tokio::try_join!(tables, check)
+        };
+        let time = self.settings.answer_time / 2;
         if let Err(error) = self.session.within(time, look).await {
             tracing::warn!("reading back a last time: {error:#}");
-        }
-    }
-
-    /// The group's view, once it has made up its mind whether a hook waits: a fast boot may get
-    /// here before that, or before the group's list shows the instance at all.
-    async fn settled_member(&self, report: &Report) -> Result<Option<Member>> {
-        let instance = &self.session.instance.instance_id;
-        let mut member = self.known_member(report).await?.cloned();
-        loop {
-            let why = match (&member, &report.target_state) {
-                (Some(found), _) if found.may_come_to_wait() => "is still Pending",
-                (None, Some(target)) if target.may_launch() => {
-                    "is not in the list of instances yet, and IMDS says that it is in a group"
-                }
-                _ => return Ok(member),
-            };
-            self.session
-                .troubles
-                .note("Auto Scaling", &format!("{instance} {why}"));
-            sleep(PENDING_INTERVAL).await;
-            member = self.session.autoscaling.member(instance).await?;
         }
     }
 

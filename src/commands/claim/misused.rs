@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use hanat_core::lifecycle::State;
-use tokio::time::sleep;
 
-use super::PENDING_INTERVAL;
-use crate::aws::autoscaling::Answer;
+use super::launch;
+use crate::aws::autoscaling::{Answer, Member};
 use crate::aws::http;
 use crate::aws::session::Session;
 use crate::aws::troubles::Troubles;
@@ -37,27 +36,13 @@ async fn abandon(session: &Session) -> Result<()> {
     let Some(target) = session.metadata.target_state().await? else {
         return Ok(());
     };
-    loop {
-        match session.autoscaling.member(instance).await? {
-            Some(member) if member.may_come_to_wait() => {}
-            Some(member) if matches!(member.state, State::Waiting { .. }) => {
-                let hooks = member.hooks.map_err(anyhow::Error::msg)?;
-                for hook in hooks {
-                    let (group, answer) = (&member.group, Answer::Abandon);
-                    let answered = session
-                        .autoscaling
-                        .complete(instance, group, &hook.name, answer);
-                    if answered.await? {
-                        tracing::info!("lifecycle hook {} completed with {answer}", hook.name);
-                        break;
-                    }
-                }
-                return Ok(());
-            }
-            // The list may not show it yet.
-            None if target.may_launch() => {}
-            Some(_) | None => return Ok(()),
-        }
-        sleep(PENDING_INTERVAL).await;
+    let member = session.autoscaling.member(instance).await?;
+    let member = launch::settled(session, Some(&target), member).await?;
+    let waits = |member: &Member| matches!(member.state, State::Waiting { .. });
+    if let Some(member) = member.filter(waits) {
+        let hooks = member.hooks.map_err(anyhow::Error::msg)?.into_iter();
+        let hooks = hooks.map(|hook| (hook.name, Answer::Abandon)).collect();
+        launch::answer(session, &member.group, hooks).await?;
     }
+    Ok(())
 }

@@ -30,6 +30,7 @@ impl Run<'_> {
         let nat = network.nat(&self.session.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
         report.network = Some(network.clone());
+        let mover = self.mover(&nat);
         let egress = egress::answered(
             &self.session.http,
             &self.settings.probe_urls,
@@ -43,7 +44,7 @@ impl Run<'_> {
                     kernel => Ok(kernel),
                 }
             },
-            self.tables(&nat),
+            mover.tables(),
             self.session.ec2.subnet_table(&nat.subnet),
             self.ready_interface(&nat),
             async {
@@ -127,11 +128,6 @@ impl Run<'_> {
             );
         }
         Ok(prepared)
-    }
-
-    pub(super) async fn tables(&self, nat: &Nat) -> Result<List<Table>> {
-        let key = &self.settings.owner_tag;
-        self.session.ec2.owned_tables(&nat.vpc, key).await
     }
 
     /// Turns the source/destination check off where it is on; says whether it was.

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use hanat_core::routes::Action;
+use hanat_core::change::{Change, Outcome};
+use hanat_core::routes::Shown;
 use serde_json::{Value, json};
 
-use crate::commands::claim::report::{Outcome, Report, Row};
-use crate::commands::report::{Shown, align, place};
+use crate::commands::claim::report::{Report, name};
+use crate::commands::report::{align, place};
 use crate::kernel::Prepared;
 
 /// For programs. docs/claim.md documents the fields.
@@ -37,7 +38,7 @@ pub fn json(report: &Report) -> String {
     format!("{document:#}\n")
 }
 
-fn table(report: &Report, row: &Row) -> Value {
+fn table(report: &Report, row: &Change) -> Value {
     let before = row.table.default_route.as_ref().map(ToString::to_string);
     json!({
         "route_table_id": row.table.id,
@@ -45,19 +46,19 @@ fn table(report: &Report, row: &Row) -> Value {
         "availability_zone": report.network.as_ref().map(|n| &n.availability_zone),
         "before": before,
         "after": after(report, row),
-        "action": match row.action {
-            Action::Create => "create",
-            Action::Replace => "replace",
-            Action::Keep => "keep",
-            Action::Refuse(_) => "refuse",
+        "action": match row.outcome {
+            Outcome::Kept => "keep",
+            Outcome::Refused(_) => "refuse",
+            _ if row.table.lacks_static_route() => "create",
+            _ => "replace",
         },
-        "result": row.outcome.name(),
+        "result": name(&row.outcome),
         "reason": row.outcome.reason(),
     })
 }
 
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
-fn after(report: &Report, row: &Row) -> Option<String> {
+fn after(report: &Report, row: &Change) -> Option<String> {
     match (&row.outcome, &row.after) {
         (Outcome::Planned, None) if report.dry_run => {
             let instance = report.instance.as_ref()?;
@@ -133,9 +134,10 @@ fn rows(report: &Report) -> String {
         } else {
             format!("{before} → {after}")
         };
+        let name = name(&row.outcome);
         let result = match row.outcome.reason() {
-            Some(reason) => format!("{}: {reason}", row.outcome.name()),
-            None => row.outcome.name().to_owned(),
+            Some(reason) => format!("{name}: {reason}"),
+            None => name.to_owned(),
         };
         cells.push([
             row.table.id.to_string(),
@@ -168,8 +170,8 @@ pub fn summary(report: &Report) -> String {
     } else if kept == report.rows.len() {
         format!("nothing to do: {kept} of {kept} route tables lead here already")
     } else {
-        let claimed = count(|o| *o == Outcome::Claimed);
-        let superseded = count(|o| *o == Outcome::Superseded);
+        let claimed = count(|o| *o == Outcome::Done);
+        let superseded = count(|o| *o == Outcome::Overtaken);
         let mut text = format!("done: {claimed} claimed");
         if kept > 0 {
             let _ = write!(text, ", {kept} led here already");

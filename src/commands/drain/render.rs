@@ -6,8 +6,9 @@ use hanat_core::successors::Candidate;
 use serde_json::{Value, json};
 
 use crate::commands::drain::Report;
-use crate::commands::report::{Shown, align, place};
-use crate::tables::handover::{Outcome, Row};
+use crate::commands::report::{align, place};
+use hanat_core::change::{Change, Outcome};
+use hanat_core::routes::Shown;
 
 /// For programs. docs/drain.md documents the fields.
 pub fn json(report: &Report) -> String {
@@ -36,29 +37,35 @@ fn candidate(candidate: &Candidate) -> Value {
     })
 }
 
-fn table(report: &Report, row: &Row) -> Value {
+fn table(report: &Report, row: &Change) -> Value {
     json!({
         "route_table_id": row.table.id,
         "tag": row.table.owner,
         "before": row.table.default_route.as_ref().map(ToString::to_string),
         "after": after(report, row),
-        "result": row.outcome.name().replace(' ', "_"),
-        "reason": reason(&row.outcome),
+        "result": name(&row.outcome).replace(' ', "_"),
+        "reason": row.outcome.reason(),
     })
 }
 
-fn reason(outcome: &Outcome) -> Option<&str> {
+/// As the table and the JSON spell it, the latter with underscores.
+fn name(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Failed(why) => Some(why),
-        _ => None,
+        Outcome::Planned => "planned",
+        Outcome::Accepted => "unverified",
+        Outcome::Done => "handed over",
+        Outcome::Overtaken => "taken",
+        Outcome::Kept => "kept",
+        Outcome::Refused(_) => "refused",
+        Outcome::Failed(_) => "failed",
     }
 }
 
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
-fn after(report: &Report, row: &Row) -> Option<String> {
+fn after(report: &Report, row: &Change) -> Option<String> {
     let route = match (&row.outcome, &row.to) {
-        (Outcome::Planned, Some(to)) if report.dry_run => return Some(to.to_string()),
-        (Outcome::Accepted | Outcome::HandedOver | Outcome::Taken, _) => row.after.as_ref(),
+        (Outcome::Planned, Some(to)) if report.dry_run => return Some(to.hop().to_string()),
+        (Outcome::Accepted | Outcome::Done | Outcome::Overtaken, _) => row.after.as_ref(),
         // It may not have been read since.
         _ => row.after.as_ref().or(row.table.default_route.as_ref()),
     };
@@ -84,10 +91,10 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-fn cells_of(report: &Report, row: &Row) -> [String; 4] {
+fn cells_of(report: &Report, row: &Change) -> [String; 4] {
     let before = Shown(row.table.default_route.as_ref()).to_string();
     let after = after(report, row).unwrap_or_else(|| Shown(None).to_string());
-    let name = row.outcome.name();
+    let name = name(&row.outcome);
     [
         row.table.id.to_string(),
         format!("{}={}", report.owner_tag, row.table.owner),
@@ -96,7 +103,7 @@ fn cells_of(report: &Report, row: &Row) -> [String; 4] {
         } else {
             format!("{before} → {after}")
         },
-        match reason(&row.outcome) {
+        match row.outcome.reason() {
             Some(why) => format!("{name}: {why}"),
             None => name.to_owned(),
         },
@@ -111,14 +118,14 @@ fn summary(report: &Report) -> String {
             .filter(|row| row.outcome == wanted)
             .count()
     };
-    let handed_over = count(Outcome::HandedOver);
+    let handed_over = count(Outcome::Done);
     if report.rows.is_empty() {
         "nothing to do: no tagged route table leads here".to_owned()
     } else if report.dry_run {
         let planned = count(Outcome::Planned);
         format!("dry run: {planned} to hand over; nothing was changed")
     } else {
-        match count(Outcome::Taken) {
+        match count(Outcome::Overtaken) {
             0 => format!("done: {handed_over} handed over"),
             taken => {
                 format!("done: {handed_over} handed over, {taken} taken by somebody else first")

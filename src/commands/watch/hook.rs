@@ -1,34 +1,25 @@
 //! The terminating hook that holds the instance: kept waiting until others have the routes, then
 //! answered with CONTINUE.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
-use super::{LEAVING_INTERVAL, RETRY_INTERVAL, STEP_TIME, Watch};
+use super::{RETRY_INTERVAL, STEP_TIME, Watch};
+use hanat_core::leaving::{Hold, LEAVING_INTERVAL};
+
 use crate::aws::autoscaling::{Answer, Hook, Listed, Transition, choose};
 
 /// How long Auto Scaling has to say which hook holds an instance that leaves. A hook waits for 30 s
 /// at least.
 const ASKING_TIME: Duration = Duration::from_secs(10);
 
-/// See `HANDOVER_RESERVE`.
+/// Kept of the time that a hook waits for the answer, and at most a tenth of it.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 /// What a heartbeat gets even where the time is up.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long the hook holds the instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Not known yet.
-    Asking,
-    /// From when, and until when at most.
-    For(Instant, Instant),
-    /// Not at all (any more).
-    No,
-}
 
 /// Which hook holds the instance.
 enum Held {
@@ -174,7 +165,8 @@ impl Watch<'_> {
         let mut left = self.left.subscribe();
         loop {
             let sent = Instant::now();
-            let patience = (*sure - reserve).saturating_duration_since(sent).min(third);
+            let rest = sure.saturating_duration_since(sent);
+            let patience = rest.saturating_sub(reserve).min(third);
             let beat = self
                 .session
                 .autoscaling
@@ -203,10 +195,10 @@ impl Watch<'_> {
                     self.hold.send_replace(Hold::For(*since, *sure));
                 }
             }
-            let last = *sure - reserve;
+            let last = sure.checked_sub(reserve).unwrap_or(sent);
             tokio::select! {
                 _ = left.wait_for(|looked| *looked >= from) => return Ended::Left,
-                () = sleep_until(last.min(sent + third)) => {}
+                () = sleep_until(last.min(sent + third).into()) => {}
             }
             // An instance that stood still may find its hook waiting all the same.
             if Instant::now() >= last && !beats {
