@@ -113,7 +113,7 @@ fn claim(args: &ClaimArgs, settings: &ClaimSettings) -> Result<u8> {
         Format::Text => claim::render::text(&report),
         Format::Json => claim::render::json(&report),
     };
-    conclude(&text, report.error.as_ref());
+    conclude(&text, report.common.error.as_ref());
     Ok(report.exit_code())
 }
 
@@ -123,7 +123,7 @@ fn drain(args: &DrainArgs, settings: &DrainSettings) -> Result<u8> {
         Format::Text => drain::render::text(&report),
         Format::Json => drain::render::json(&report),
     };
-    conclude(&text, report.error.as_ref());
+    conclude(&text, report.common.error.as_ref());
     Ok(report.exit_code())
 }
 

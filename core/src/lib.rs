@@ -2,6 +2,7 @@
 //! out.
 
 pub mod change;
+pub mod heartbeats;
 pub mod ids;
 pub mod leaving;
 pub mod lifecycle;

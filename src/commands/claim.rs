@@ -40,7 +40,7 @@ const PENDING_INTERVAL: Duration = Duration::from_millis(500);
 /// Runs the claim. What went wrong is in the report, too.
 pub async fn run(settings: &ClaimSettings) -> Report {
     let mut report = Report::new(&settings.owner_tag, settings.dry_run);
-    report.error = begin(settings, &mut report).await.err();
+    report.common.error = begin(settings, &mut report).await.err();
     report
 }
 
@@ -63,7 +63,7 @@ pub async fn run_within(settings: &ClaimSettings, session: &Session) -> Report {
     let troubles = session.troubles.clone();
     let limits = Limits::new(settings.deadline, settings.answer_time, troubles);
     let mut report = Report::new(&settings.owner_tag, settings.dry_run);
-    report.error = claim(settings, session, limits, &mut report).await.err();
+    report.common.error = claim(settings, session, limits, &mut report).await.err();
     report
 }
 
@@ -73,7 +73,7 @@ async fn claim(
     mut limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
-    report.instance = Some(session.instance.clone());
+    report.common.instance = Some(session.instance.clone());
 
     // The work, until it is done, the time is up or someone stops it.
     let run = Run {
@@ -146,7 +146,7 @@ impl Run<'_> {
             report.aside = Some(aside);
             return kernel;
         }
-        if steps.is_empty() && report.odd_tables.is_empty() && !self.settings.allow_none {
+        if steps.is_empty() && report.common.odd_tables.is_empty() && !self.settings.allow_none {
             bail!(
                 "no route table of {} is tagged {key}={} or {key}={ANY}",
                 nat.vpc,
@@ -156,10 +156,10 @@ impl Run<'_> {
         }
         let here = nat.next_hop();
         let changes = steps.into_iter().map(|step| Change::claim(step, &here));
-        report.rows = changes.collect();
+        report.common.rows = changes.collect();
         kernel?;
         if !self.settings.dry_run {
-            self.mover(&nat).carry_out(&mut report.rows).await;
+            self.mover(&nat).carry_out(&mut report.common.rows).await;
             self.verify(&nat, report).await?;
         }
         report.verdict()
@@ -178,7 +178,7 @@ impl Run<'_> {
     async fn verify(&self, nat: &Nat, report: &mut Report) -> Result<()> {
         let lag = READS_LAG.min(self.settings.deadline / 4);
         let mover = self.mover(nat);
-        let tables = mover.verify(&mut report.rows, lag);
+        let tables = mover.verify(&mut report.common.rows, lag);
         let check = self.check_goes_off(nat, &mut report.check_is_on);
         let read = tokio::try_join!(tables, check);
         read.map(drop).context("reading back")
@@ -225,7 +225,7 @@ impl Run<'_> {
     async fn known_member(&self, report: &Report) -> Result<Option<&Member>> {
         match self.member().await {
             Ok(member) => Ok(member.as_ref()),
-            Err(error) if report.network.is_some() && report.target_state.is_none() => {
+            Err(error) if report.common.network.is_some() && report.target_state.is_none() => {
                 tracing::warn!("{error}; IMDS says that this instance is in no group");
                 Ok(None)
             }

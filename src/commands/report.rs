@@ -2,7 +2,44 @@
 
 use std::fmt::Write;
 
+use anyhow::Error;
+use hanat_core::change::Change;
+
 use crate::aws::imds::{Instance, Network};
+
+/// What a command that changes tables found, did and failed at; filled as it goes on.
+#[derive(Debug)]
+pub struct Common {
+    /// Whether changes were only planned.
+    pub dry_run: bool,
+    /// Key of the owner tag.
+    pub owner_tag: String,
+    /// This instance, once known.
+    pub instance: Option<Instance>,
+    /// Its place in the VPC, once known.
+    pub network: Option<Network>,
+    /// A row for each tagged table that the command is about, in the order of the plan.
+    pub rows: Vec<Change>,
+    /// Tagged tables that could not be understood, each with why. They may have been among them.
+    pub odd_tables: Vec<String>,
+    /// Why the run failed.
+    pub error: Option<Error>,
+}
+
+impl Common {
+    /// Nothing is known yet.
+    pub fn new(owner_tag: &str, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            owner_tag: owner_tag.to_owned(),
+            instance: None,
+            network: None,
+            rows: Vec::new(),
+            odd_tables: Vec::new(),
+            error: None,
+        }
+    }
+}
 
 /// Exit codes; `hanat --help` lists them.
 pub mod exit {
@@ -19,8 +56,8 @@ pub mod exit {
 }
 
 /// Where this is, as far as it is known.
-pub fn place(instance: Option<&Instance>, network: Option<&Network>) -> String {
-    let (Some(instance), Some(network)) = (instance, network) else {
+pub fn place(common: &Common) -> String {
+    let (Some(instance), Some(network)) = (&common.instance, &common.network) else {
         return String::new();
     };
     format!(

@@ -36,14 +36,14 @@ impl Run<'_> {
     /// After work that was cut short: a change may have been made that no answer told of. The
     /// answer to the hook matters more, so that this gets half of what is kept for it.
     async fn last_look(&self, report: &mut Report) {
-        let nat = report.network.as_ref();
+        let nat = report.common.network.as_ref();
         let nat = nat.map(|network| network.nat(&self.session.instance));
         let Some(nat) = nat.filter(|_| !report.is_settled()) else {
             return;
         };
         let mover = self.mover(&nat);
         let look = async {
-            let tables = mover.look(&mut report.rows, true);
+            let tables = mover.look(&mut report.common.rows, true);
             let check = self.look_at_check(&nat, &mut report.check_is_on);
             tokio::try_join!(tables, check)
         };

@@ -29,7 +29,7 @@ impl Run<'_> {
         report.target_state = target;
         let nat = network.nat(&self.session.instance);
         tracing::info!("{} in {} of {}", nat.instance, nat.zone, nat.vpc);
-        report.network = Some(network.clone());
+        report.common.network = Some(network.clone());
         let mover = self.mover(&nat);
         let egress = egress::answered(
             &self.session.http,
@@ -82,7 +82,7 @@ impl Run<'_> {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        report.odd_tables = tables.odd().to_vec();
+        report.common.odd_tables = tables.odd().to_vec();
         steps
     }
 

@@ -12,19 +12,19 @@ use crate::kernel::Prepared;
 
 /// For programs. docs/claim.md documents the fields.
 pub fn json(report: &Report) -> String {
-    let network = report.network.as_ref();
+    let network = report.common.network.as_ref();
     let lifecycle = report.lifecycle.as_ref();
     let document = json!({
         "command": "claim",
         "version": env!("CARGO_PKG_VERSION"),
-        "dry_run": report.dry_run,
-        "instance": report.instance,
+        "dry_run": report.common.dry_run,
+        "instance": report.common.instance,
         "network": network,
         "target_lifecycle_state": report.target_state,
         "kernel": report.kernel,
         "source_dest_check_was_on": report.check_was_on,
-        "owner_tag": report.owner_tag,
-        "tables": report.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
+        "owner_tag": report.common.owner_tag,
+        "tables": report.common.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
         "lifecycle": lifecycle.map(|lifecycle| json!({
             "group": lifecycle.member.group,
             "state": lifecycle.member.state.to_string(),
@@ -32,7 +32,7 @@ pub fn json(report: &Report) -> String {
             "result": lifecycle.answered.as_ref().map(|(_, answer)| answer.as_str()),
         })),
         "warnings": report.warnings,
-        "error": report.error.as_ref().map(|error| format!("{error:#}")),
+        "error": report.common.error.as_ref().map(|error| format!("{error:#}")),
         "exit_code": report.exit_code(),
     });
     format!("{document:#}\n")
@@ -43,7 +43,7 @@ fn table(report: &Report, row: &Change) -> Value {
     json!({
         "route_table_id": row.table.id,
         "tag": row.table.owner,
-        "availability_zone": report.network.as_ref().map(|n| &n.availability_zone),
+        "availability_zone": report.common.network.as_ref().map(|n| &n.availability_zone),
         "before": before,
         "after": after(report, row),
         "action": match row.outcome {
@@ -60,9 +60,9 @@ fn table(report: &Report, row: &Change) -> Value {
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
 fn after(report: &Report, row: &Change) -> Option<String> {
     match (&row.outcome, &row.after) {
-        (Outcome::Planned, None) if report.dry_run => {
-            let instance = report.instance.as_ref()?;
-            let network = report.network.as_ref()?;
+        (Outcome::Planned, None) if report.common.dry_run => {
+            let instance = report.common.instance.as_ref()?;
+            let network = report.common.network.as_ref()?;
             Some(format!("{}/{}", instance.instance_id, network.interface_id))
         }
         (_, Some(after)) => Some(after.to_string()),
@@ -72,14 +72,14 @@ fn after(report: &Report, row: &Change) -> Option<String> {
 
 /// For people.
 pub fn text(report: &Report) -> String {
-    let mut text = place(report.instance.as_ref(), report.network.as_ref());
+    let mut text = place(&report.common);
     if let Some(kernel) = &report.kernel {
-        text.push_str(&kernel_lines(kernel, report.dry_run));
+        text.push_str(&kernel_lines(kernel, report.common.dry_run));
     }
-    if report.dry_run && report.check_was_on == Some(true) {
+    if report.common.dry_run && report.check_was_on == Some(true) {
         text.push_str("would turn the source/destination check off\n");
     }
-    if !report.rows.is_empty() {
+    if !report.common.rows.is_empty() {
         text.push_str(&rows(report));
     }
     for warning in &report.warnings {
@@ -97,7 +97,7 @@ pub fn text(report: &Report) -> String {
         }
         text.push('\n');
     }
-    if report.error.is_none() {
+    if report.common.error.is_none() {
         let _ = writeln!(text, "{}", summary(report));
     }
     text
@@ -121,12 +121,13 @@ fn kernel_lines(kernel: &Prepared, dry_run: bool) -> String {
 
 fn rows(report: &Report) -> String {
     let zone = report
+        .common
         .network
         .as_ref()
         .map(|n| n.availability_zone.as_str());
     let mut cells =
         vec![["ROUTE TABLE", "TAG", "ZONE", "BEFORE → AFTER", "RESULT"].map(str::to_owned)];
-    for row in &report.rows {
+    for row in &report.common.rows {
         let before = Shown(row.table.default_route.as_ref()).to_string();
         let after = after(report, row).unwrap_or_else(|| Shown(None).to_string());
         let route = if before == after {
@@ -141,7 +142,7 @@ fn rows(report: &Report) -> String {
         };
         cells.push([
             row.table.id.to_string(),
-            format!("{}={}", report.owner_tag, row.table.owner),
+            format!("{}={}", report.common.owner_tag, row.table.owner),
             zone.unwrap_or_default().to_owned(),
             route,
             result,
@@ -154,6 +155,7 @@ fn rows(report: &Report) -> String {
 pub fn summary(report: &Report) -> String {
     let count = |wanted: fn(&Outcome) -> bool| {
         report
+            .common
             .rows
             .iter()
             .filter(|row| wanted(&row.outcome))
@@ -162,12 +164,12 @@ pub fn summary(report: &Report) -> String {
     let kept = count(|o| *o == Outcome::Kept);
     if let Some(aside) = report.aside {
         format!("{aside}: nothing is claimed")
-    } else if report.rows.is_empty() {
+    } else if report.common.rows.is_empty() {
         "nothing to do: no route table to claim".to_owned()
-    } else if report.dry_run {
+    } else if report.common.dry_run {
         let planned = count(|o| *o == Outcome::Planned);
         format!("dry run: {planned} to claim, {kept} lead here already; nothing was changed")
-    } else if kept == report.rows.len() {
+    } else if kept == report.common.rows.len() {
         format!("nothing to do: {kept} of {kept} route tables lead here already")
     } else {
         let claimed = count(|o| *o == Outcome::Done);

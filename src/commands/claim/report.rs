@@ -1,26 +1,19 @@
 //! What a run found, did and failed at, as one readable table or one JSON document. Both say
 //! the same; the JSON's field names are stable and documented in docs/claim.md.
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Result, bail};
 use hanat_core::change::{Change, Outcome};
 use hanat_core::lifecycle::{Aside, TargetState};
 
 use crate::aws::autoscaling::{Answer, Member};
-use crate::aws::imds::{Instance, Network};
-use crate::commands::report::exit;
+use crate::commands::report::{Common, exit};
 use crate::kernel::Prepared;
 
 /// A run's report, filled as the run goes on.
 #[derive(Debug)]
 pub struct Report {
-    /// Whether changes were only planned.
-    pub dry_run: bool,
-    /// Key of the owner tag.
-    pub owner_tag: String,
-    /// This instance, once known.
-    pub instance: Option<Instance>,
-    /// Its place in the VPC, once known.
-    pub network: Option<Network>,
+    /// What it has in common with other commands' reports.
+    pub common: Common,
     /// What IMDS says of where the group is taking this instance; `None` outside a group, and until
     /// `network` is known.
     pub target_state: Option<TargetState>,
@@ -32,18 +25,12 @@ pub struct Report {
     pub check_was_on: Option<bool>,
     /// Whether it is on as far as was seen last.
     pub check_is_on: bool,
-    /// A row for each tagged table, in the order of the plan.
-    pub rows: Vec<Change>,
-    /// Tagged tables that could not be understood, each with why. They may have been ours.
-    pub odd_tables: Vec<String>,
     /// What of the route tables deserves a look.
     pub warnings: Vec<String>,
     /// What the group said and was told.
     pub lifecycle: Option<Lifecycle>,
     /// Whether a hook may be waiting that could not be answered.
     pub unanswered: bool,
-    /// Why the run failed.
-    pub error: Option<Error>,
 }
 
 /// As the table and the JSON spell it.
@@ -90,34 +77,31 @@ impl Report {
     /// An empty report.
     pub fn new(owner_tag: &str, dry_run: bool) -> Self {
         Self {
-            dry_run,
-            owner_tag: owner_tag.to_owned(),
-            instance: None,
-            network: None,
+            common: Common::new(owner_tag, dry_run),
             target_state: None,
             aside: None,
             kernel: None,
             check_was_on: None,
             check_is_on: false,
-            rows: Vec::new(),
-            odd_tables: Vec::new(),
             warnings: Vec::new(),
             lifecycle: None,
             unanswered: false,
-            error: None,
         }
     }
 
     /// Whether nothing more can be learned by reading back.
     pub fn is_settled(&self) -> bool {
-        !self.rows.iter().any(Change::is_open)
+        !self.common.rows.iter().any(Change::is_open)
     }
 
     /// Fails unless every table was claimed or kept (or, in a dry run, can be).
     pub fn verdict(&self) -> Result<()> {
-        let all = self.rows.len() + self.odd_tables.len();
-        let lost = self.rows.iter().filter(|row| !self.is_fine(row));
-        let lost = lost.map(why_lost).chain(self.odd_tables.iter().cloned());
+        let Common {
+            rows, odd_tables, ..
+        } = &self.common;
+        let all = rows.len() + odd_tables.len();
+        let lost = rows.iter().filter(|row| !self.is_fine(row));
+        let lost = lost.map(why_lost).chain(odd_tables.iter().cloned());
         let lost: Vec<String> = lost.collect();
         if lost.is_empty() {
             return Ok(());
@@ -135,19 +119,26 @@ impl Report {
 
     /// Whether any table counts on this instance, and it can forward.
     pub fn serves(&self) -> bool {
-        self.rows.iter().any(is_held) && !self.check_is_on
+        self.common.rows.iter().any(is_held) && !self.check_is_on
     }
 
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
-        if self.error.is_none() {
+        let Common {
+            rows,
+            odd_tables,
+            dry_run,
+            error,
+            ..
+        } = &self.common;
+        if error.is_none() {
             return exit::DONE;
         }
         let refused = |row: &&Change| matches!(row.outcome, Outcome::Refused(_));
-        let fine = self.rows.iter().filter(|row| self.is_fine(row)).count();
-        let refused = self.rows.iter().filter(refused).count();
-        let failed = self.rows.len() - fine - refused + self.odd_tables.len();
-        let forwards = self.kernel.is_some() && (self.dry_run || !self.check_is_on);
+        let fine = rows.iter().filter(|row| self.is_fine(row)).count();
+        let refused = rows.iter().filter(refused).count();
+        let failed = rows.len() - fine - refused + odd_tables.len();
+        let forwards = self.kernel.is_some() && (*dry_run || !self.check_is_on);
         if !self.unanswered && failed == 0 && refused > 0 && forwards {
             exit::REFUSED
         } else if !self.unanswered && failed > 0 && fine > 0 {
@@ -158,7 +149,7 @@ impl Report {
     }
 
     fn is_fine(&self, row: &Change) -> bool {
-        is_held(row) || (self.dry_run && row.outcome == Outcome::Planned)
+        is_held(row) || (self.common.dry_run && row.is_planned())
     }
 }
 

@@ -15,13 +15,13 @@ pub fn json(report: &Report) -> String {
     let document = json!({
         "command": "drain",
         "version": env!("CARGO_PKG_VERSION"),
-        "dry_run": report.dry_run,
-        "instance": report.instance,
-        "network": report.network,
-        "owner_tag": report.owner_tag,
+        "dry_run": report.common.dry_run,
+        "instance": report.common.instance,
+        "network": report.common.network,
+        "owner_tag": report.common.owner_tag,
         "candidates": report.candidates.iter().map(candidate).collect::<Vec<_>>(),
-        "tables": report.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
-        "error": report.error.as_ref().map(|error| format!("{error:#}")),
+        "tables": report.common.rows.iter().map(|row| table(report, row)).collect::<Vec<_>>(),
+        "error": report.common.error.as_ref().map(|error| format!("{error:#}")),
         "exit_code": report.exit_code(),
     });
     format!("{document:#}\n")
@@ -64,7 +64,7 @@ fn name(outcome: &Outcome) -> &'static str {
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
 fn after(report: &Report, row: &Change) -> Option<String> {
     let route = match (&row.outcome, &row.to) {
-        (Outcome::Planned, Some(to)) if report.dry_run => return Some(to.hop().to_string()),
+        (Outcome::Planned, Some(to)) if report.common.dry_run => return Some(to.hop().to_string()),
         (Outcome::Accepted | Outcome::Done | Outcome::Overtaken, _) => row.after.as_ref(),
         // It may not have been read since.
         _ => row.after.as_ref().or(row.table.default_route.as_ref()),
@@ -74,18 +74,18 @@ fn after(report: &Report, row: &Change) -> Option<String> {
 
 /// For people.
 pub fn text(report: &Report) -> String {
-    let mut text = place(report.instance.as_ref(), report.network.as_ref());
+    let mut text = place(&report.common);
     for candidate in &report.candidates {
         let how = candidate.trouble.as_deref().unwrap_or("healthy");
         // Writing to a string cannot fail.
         let _ = writeln!(text, "candidate {candidate}: {how}");
     }
-    if !report.rows.is_empty() {
+    if !report.common.rows.is_empty() {
         let mut cells = vec![["ROUTE TABLE", "TAG", "BEFORE → AFTER", "RESULT"].map(str::to_owned)];
-        cells.extend(report.rows.iter().map(|row| cells_of(report, row)));
+        cells.extend(report.common.rows.iter().map(|row| cells_of(report, row)));
         text.push_str(&align(&cells));
     }
-    if report.error.is_none() {
+    if report.common.error.is_none() {
         let _ = writeln!(text, "{}", summary(report));
     }
     text
@@ -97,7 +97,7 @@ fn cells_of(report: &Report, row: &Change) -> [String; 4] {
     let name = name(&row.outcome);
     [
         row.table.id.to_string(),
-        format!("{}={}", report.owner_tag, row.table.owner),
+        format!("{}={}", report.common.owner_tag, row.table.owner),
         if before == after {
             before
         } else {
@@ -113,15 +113,16 @@ fn cells_of(report: &Report, row: &Change) -> [String; 4] {
 fn summary(report: &Report) -> String {
     let count = |wanted: Outcome| {
         report
+            .common
             .rows
             .iter()
             .filter(|row| row.outcome == wanted)
             .count()
     };
     let handed_over = count(Outcome::Done);
-    if report.rows.is_empty() {
+    if report.common.rows.is_empty() {
         "nothing to do: no tagged route table leads here".to_owned()
-    } else if report.dry_run {
+    } else if report.common.dry_run {
         let planned = count(Outcome::Planned);
         format!("dry run: {planned} to hand over; nothing was changed")
     } else {

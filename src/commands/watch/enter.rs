@@ -46,7 +46,7 @@ impl Watch<'_> {
         loop {
             let mut report = claim::run_within(&self.settings.claim, &self.session).await;
             let again = again_after(&report);
-            if let Some(error) = report.error.take() {
+            if let Some(error) = report.common.error.take() {
                 self.session.troubles.warn(CLAIMING, &format!("{error:#}"));
             } else {
                 self.session.troubles.forget(CLAIMING);

@@ -4,22 +4,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use hanat_core::heartbeats::{Beat, Heartbeats};
+use hanat_core::leaving::{Hold, LEAVING_INTERVAL};
 use tokio::time::{sleep, sleep_until};
 
 use super::{RETRY_INTERVAL, STEP_TIME, Watch};
-use hanat_core::leaving::{Hold, LEAVING_INTERVAL};
-
 use crate::aws::autoscaling::{Answer, Hook, Listed, Transition, choose};
 
 /// How long Auto Scaling has to say which hook holds an instance that leaves. A hook waits for 30 s
 /// at least.
 const ASKING_TIME: Duration = Duration::from_secs(10);
-
-/// Kept of the time that a hook waits for the answer, and at most a tenth of it.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
-
-/// What a heartbeat gets even where the time is up.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which hook holds the instance.
 enum Held {
@@ -35,10 +29,7 @@ enum Held {
 struct Waiting {
     group: String,
     hook: Hook,
-    /// When it was seen to wait.
-    since: Instant,
-    /// Until when it waits without another heartbeat.
-    sure: Instant,
+    beats: Heartbeats,
 }
 
 /// Why a hook is kept no longer.
@@ -137,71 +128,45 @@ impl Watch<'_> {
         }
         // It stays the same.
         let _ = self.group.set(group.clone());
-        let sure = since + hook.heartbeat;
-        Ok(Held::By(Waiting {
-            group,
-            hook,
-            since,
-            sure,
-        }))
+        let beats = Heartbeats::new(since, hook.heartbeat, hook.limit);
+        Ok(Held::By(Waiting { group, hook, beats }))
     }
 
     /// Until nobody needs it any more, or the last moment.
     async fn hold_on(&self, waiting: &mut Waiting) -> Ended {
         const HEARTBEAT: &str = "heartbeat of the terminating hook";
-        let Waiting {
-            group,
-            hook,
-            since,
-            sure,
-        } = waiting;
+        let Waiting { group, hook, beats } = waiting;
+        let (autoscaling, troubles) = (&self.session.autoscaling, &self.session.troubles);
         let instance = &self.session.instance.instance_id;
-        let most = *since + hook.limit;
-        // Kept for the answer.
-        let reserve = LAST_MOMENT.min(hook.heartbeat / 10);
-        let third = hook.heartbeat / 3;
         // What was found before does not count: a table may have come since.
         let from = Some(Instant::now());
         let mut left = self.left.subscribe();
         loop {
             let sent = Instant::now();
-            let rest = sure.saturating_duration_since(sent);
-            let patience = rest.saturating_sub(reserve).min(third);
-            let beat = self
-                .session
-                .autoscaling
-                .heartbeat(instance, group, &hook.name);
-            let beat = tokio::select! {
+            let recorded = autoscaling.heartbeat(instance, group, &hook.name);
+            let recorded = tokio::select! {
                 _ = left.wait_for(|looked| *looked >= from) => return Ended::Left,
-                beat = self.session.within(patience.max(LEAST_PATIENCE), beat) => beat,
+                recorded = self.session.within(beats.patience(sent), recorded) => recorded,
             };
-            let mut beats = false;
-            match self.session.troubles.tell(HEARTBEAT, beat) {
-                Some(true) => {
-                    *sure = most.min(sent + hook.heartbeat);
-                    beats = *sure < most;
-                    self.hold.send_replace(Hold::For(*since, most));
-                }
-                Some(false) => {
-                    tracing::warn!(
-                        "terminating hook {} waits no longer: somebody else completed it, or its \
-                         time is up",
-                        hook.name
-                    );
-                    self.hold.send_replace(Hold::No);
-                    return Ended::Gone;
-                }
-                None => {
-                    self.hold.send_replace(Hold::For(*since, *sure));
-                }
+            let beat = match troubles.tell(HEARTBEAT, recorded) {
+                Some(true) => Beat::Counted,
+                Some(false) => Beat::TooLate,
+                None => Beat::Unknown,
+            };
+            self.hold.send_replace(beats.take_in(sent, beat));
+            if beat == Beat::TooLate {
+                tracing::warn!(
+                    "terminating hook {} waits no longer: somebody else completed it, or its time \
+                     is up",
+                    hook.name
+                );
+                return Ended::Gone;
             }
-            let last = sure.checked_sub(reserve).unwrap_or(sent);
             tokio::select! {
                 _ = left.wait_for(|looked| *looked >= from) => return Ended::Left,
-                () = sleep_until(last.min(sent + third).into()) => {}
+                () = sleep_until(beats.next(sent).into()) => {}
             }
-            // An instance that stood still may find its hook waiting all the same.
-            if Instant::now() >= last && !beats {
+            if beats.is_over(Instant::now()) {
                 tracing::error!(
                     "the time of terminating hook {} is up, and route tables may still lead here: \
                      their clients lose their way out",
@@ -212,7 +177,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Whether that could be told.
+    /// Answers the hook; false where Auto Scaling could not be reached, or refused.
     async fn answered(&self, Waiting { group, hook, .. }: &Waiting) -> bool {
         let instance = &self.session.instance.instance_id;
         let answer = Answer::Continue;

@@ -50,8 +50,8 @@ fn exit_codes_follow_the_rows() {
     ] {
         let case = format!("{rows:?}");
         let mut report = ready(rows);
-        report.dry_run = dry_run;
-        report.error = report.verdict().err();
+        report.common.dry_run = dry_run;
+        report.common.error = report.verdict().err();
         assert_eq!(report.exit_code(), code, "{case}");
     }
 }
@@ -66,7 +66,7 @@ fn refused_tables_hide_nothing_else_that_is_wrong() {
     ];
     for spoil in spoil {
         let mut report = ready(rows());
-        report.error = report.verdict().err();
+        report.common.error = report.verdict().err();
         assert_eq!(report.exit_code(), exit::REFUSED);
         spoil(&mut report);
         assert_eq!(report.exit_code(), exit::FAILED);
@@ -76,7 +76,7 @@ fn refused_tables_hide_nothing_else_that_is_wrong() {
 /// Of an instance that can forward.
 fn ready(rows: Vec<Change>) -> Report {
     let mut report = Report::new("NATAZ", false);
-    report.rows = rows;
+    report.common.rows = rows;
     report.kernel = Some(Prepared::default());
     report
 }
