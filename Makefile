@@ -36,6 +36,7 @@ image: .venv/ready ## Make the systems that machines in the tests boot, where th
 
 .PHONY: test
 test: $(BINARY) .venv/ready image ## Build, then run all tests: Rust's units, and the binary from outside
+	@echo "== all tests: about 25 minutes on two cores the first time, 15 afterwards"
 	@echo "== unit tests (compiling them takes a few minutes the first time)"
 	cargo test --locked --workspace
 	@$(MAKE) --no-print-directory black-box-tests

@@ -3,7 +3,7 @@ where `make` runs all black-box tests as an ordinary user, and as root those tha
 
     python -m tests.bare [WORD…]
 
-Words are make's instead, for both, such as `TESTS=tests/test_make.py black-box-tests`.
+Words are make's instead, for both, such as `TESTS=tests/project/test_make.py black-box-tests`.
 
 Its Python is the oldest that will do. Rust is this machine's own, without what it has for other
 targets: a toolchain from rustup is mounted, Debian's is installed, since rustup cannot be had
@@ -30,8 +30,15 @@ _RUST_PACKAGES = ("rustc-web", "cargo-web")
 _LEFT_OUT = ("doc", "i18n", "info", "locale", "man")
 # What differs by what is installed and by who asks, as far as it is quick.
 _AS_ROOT = (
-    *("arm64", "bench", "deployment", "dist", "downloads", "kernel"),
-    *("make", "release", "skipping", "system", "units"),
+    "deploy/test_scenes.py",
+    "deploy/test_units.py",
+    "kernel/test_setup.py",
+    "project/test_bench.py",
+    "project/test_make.py",
+    "project/test_skipping.py",
+    "release",
+    "world/tests/test_downloads.py",
+    "world/tests/test_system.py",
 )
 # What is not in a fresh clone.
 _NOT_CLONED = (".git", ".venv", "target", "dist", "__pycache__", ".pytest_cache", ".ruff_cache")
@@ -158,7 +165,7 @@ def main() -> int:
         except NotMade as error:
             print(with_takes(str(error), *error.takes), file=sys.stderr)
             return 1
-        chosen = " ".join(f"tests/test_{name}.py" for name in _AS_ROOT)
+        chosen = " ".join(f"tests/{name}" for name in _AS_ROOT)
         for user, tests in (("newcomer", "tests"), ("root", chosen)):
             print(f"== on a bare machine, as {user}", flush=True)
             words = sys.argv[1:] or ("image", "black-box-tests", f"TESTS={tests}")

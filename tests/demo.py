@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tests import api_demo
 from tests.isolate import isolate, refusal
-from tests.two_zones import LAUNCH_FIRST, TwoZones, stop_all, wait_for_all
+from tests.stages.two_zones import LAUNCH_FIRST, TwoZones, stop_all, wait_for_all
 from tests.view import View, plain_table, shown
 from tests.world import World
 from tests.world.scene import ZONES

@@ -11,7 +11,7 @@ import sys
 from rich.console import Console
 
 from tests.isolate import isolate_or_exit
-from tests.two_zones import LAUNCH_FIRST, TwoZones, wait_for_all
+from tests.stages.two_zones import LAUNCH_FIRST, TwoZones, wait_for_all
 from tests.view import View
 from tests.world import World
 from tests.world.namespace import Namespace

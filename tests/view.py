@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tests.two_zones import TwoZones
+from tests.stages.two_zones import TwoZones
 from tests.world.vpc.instance import Instance
 from tests.world.vpc.probe import Probe
 from tests.world.vpc.vpc import Event

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What people write by hand in place of `hanat claim`: curl for IMDSv2, the AWS CLI in a loop. It is
-# what the bench compares with, and tests/test_bench.py sees to it that it does its job.
+# what the bench compares with, and tests/project/test_bench.py sees to it that it does its job.
 #
 # Takes: LIFECYCLE_HOOK, the name of the group's launching hook. The two endpoint variables of the
 # AWS SDKs are for tests; on an instance they are not set.

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kernel import iptables, nft
 from tests.nat import Nat
-from tests.packets import Host, Surroundings, tcp
+from tests.stages.kernel import iptables, nft
+from tests.stages.packets import Host, Surroundings, tcp
 from tests.world.machine import PRIMARY
 from tests.world.world import World
 

@@ -13,7 +13,7 @@ from .launch import Measured, measure
 from .stage import JobNotDone, Stage
 from .text import heading
 
-RULES = Path(__file__).parent.parent / "expected/plain.nft"
+RULES = Path(__file__).parent.parent / "kernel/expected/plain.nft"
 SCRIPT = Path(__file__).with_name("kernel.sh")
 RUNS = 11
 _LOGGED = re.compile(r"forwards and masquerades, (\d+) changes in ([0-9.]+) ms")

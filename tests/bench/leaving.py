@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.isolate import OUTSIDE, isolate_or_exit
 from tests.nat import ROOT, Nat, binary_path
-from tests.two_zones import LAUNCH_FIRST, TwoZones
+from tests.stages.two_zones import LAUNCH_FIRST, TwoZones
 from tests.world.scene import ZONES, two_zone_vpc
 from tests.world.spot import SPOT
 from tests.world.vpc.probe import Outage, Report

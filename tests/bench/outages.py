@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.two_zones import CLAIM, LAUNCH_FIRST, TwoZones
+from tests.stages.two_zones import CLAIM, LAUNCH_FIRST, TwoZones
 from tests.world.scene import HOOK, ZONES
 from tests.world.vpc.instance import Boot
 from tests.world.vpc.probe import Report
@@ -218,8 +218,9 @@ def _over(report: Report) -> float:
 
 
 def _in_force_after(world: World) -> float:
-    """Seconds. A change is in force before the call that makes it is answered (tests/test_vpc.py
-    sees to that), so it is what a call takes longer with a VPC that follows it than without."""
+    """Seconds. A change is in force before the call that makes it is answered, which
+    tests/world/tests/test_vpc.py sees to: so it is what a call takes longer with a VPC that follows
+    it than without."""
     world.reset()
     with TwoZones(world, zones=[ZONE]) as stage:
         stage.launch()

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.kernel import nft
 from tests.nat import Nat
-from tests.packets import Host, Surroundings, tcp
+from tests.stages.kernel import nft
+from tests.stages.packets import Host, Surroundings, tcp
 from tests.world.world import World
 
 from .outages import Target

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
 from tests.isolate import isolate_or_exit
-from tests.kernel import nft
+from tests.stages.kernel import nft
 from tests.world.namespace import Namespace
 
 from .raw import datagram

@@ -1,0 +1,1 @@
+"""What AWS answers when it is late, denied, broken or odd, and when IMDS is."""

@@ -1,0 +1,1 @@
+"""`hanat claim`: its runs, what it takes, and what clients lose while NATs come and go."""

@@ -1,0 +1,1 @@
+"""Templates, user data and units: what is deployed, and what becomes of it."""

@@ -1,0 +1,1 @@
+"""What a NAT does to its kernel, and what packets meet there."""

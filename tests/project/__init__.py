@@ -1,0 +1,1 @@
+"""The project itself: what make, the tools, the bench and the checks do."""

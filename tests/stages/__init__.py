@@ -1,0 +1,1 @@
+"""What tests play in, and what several of them share."""
