@@ -1,4 +1,4 @@
-"""The README's commands for deployment, run as they are written there by the real AWS CLI."""
+"""The commands for deployment, run as they are written in README and docs by the real AWS CLI."""
 
 import os
 import re
@@ -18,12 +18,12 @@ from tests.world.scene import ZONES, two_zone_vpc
 URL = "s3://my-bucket/hanat"
 
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join((ROOT / page).read_text() for page in ("README.md", "docs/deploying.md"))
 
 
 def commands(*words: str) -> str:
-    """The README's block of shell commands that holds all these words."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    """The block of shell commands that holds all these words."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES, re.S)
     [block] = [block for block in blocks if all(word in block for word in words)]
     return block
 

@@ -36,7 +36,7 @@ from tests.world.vpc.vpc import Vpc
 from tests.world.weather import ErrorReply, Hang, Replace, Trickle
 
 OWN, OTHER = ZONES
-README = ROOT / "README.md"
+DEPLOYING = ROOT / "docs/deploying.md"
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_it_claims_again_at_every_boot(stage, packed):
         report = probe.stop()
     assert report.addresses == (stage.public(nat),)
     assert "nothing to do" in on(stage.vpc, nat, f"journalctl --unit {UNIT}")
-    [by_hand] = re.findall("^sudo (env .*)$", README.read_text(), re.M)
+    [by_hand] = re.findall("^sudo (env .*)$", DEPLOYING.read_text(), re.M)
     assert "0 to claim, 1 lead here already" in on(stage.vpc, nat, by_hand)
     assert stage.vpc.internet.downloads.requests == [PATH], "installed once"
     assert [c.result for c in stage.world.completions] == ["CONTINUE"], "at the first boot"
