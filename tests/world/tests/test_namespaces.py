@@ -146,13 +146,16 @@ def test_what_is_made_inside_belongs_there(place):
 
 
 def test_a_socket_stays_where_it_was_made(place):
-    with place.entered():
-        server = socket.create_server(("127.0.0.1", 0))
-    with server:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(server.getsockname(), timeout=5)
+    with socket.socket() as reserved:
+        # Outside nobody listens there, whatever else is going on.
+        reserved.bind(("127.0.0.1", 0))
         with place.entered():
-            socket.create_connection(server.getsockname(), timeout=5).close()
+            server = socket.create_server(reserved.getsockname())
+        with server:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(server.getsockname(), timeout=5)
+            with place.entered():
+                socket.create_connection(server.getsockname(), timeout=5).close()
 
 
 def test_entering_moves_no_other_thread_and_an_exception_leads_out(place):
