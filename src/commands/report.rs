@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use anyhow::Error;
-use hanat_core::change::Change;
+use hanat_core::change::{Change, Outcome};
+use hanat_core::routes::Shown;
 
 use crate::aws::imds::{Instance, Network};
 
@@ -38,6 +39,49 @@ impl Common {
             odd_tables: Vec::new(),
             error: None,
         }
+    }
+}
+
+/// A command's words for what it is after and for what somebody else did first.
+pub struct Words {
+    /// Of what is as it was to be.
+    pub done: &'static str,
+    /// Of what somebody else changed, or put back.
+    pub overtaken: &'static str,
+}
+
+impl Words {
+    /// What became of a table, as reports spell it.
+    pub fn name(&self, outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::Planned => "planned",
+            Outcome::Accepted => "unverified",
+            Outcome::Done => self.done,
+            Outcome::Kept => "kept",
+            Outcome::Overtaken => self.overtaken,
+            Outcome::Refused(_) => "refused",
+            Outcome::Failed(_) => "failed",
+        }
+    }
+
+    /// The same with why, where that is known.
+    pub fn result(&self, outcome: &Outcome) -> String {
+        let name = self.name(outcome);
+        match outcome.reason() {
+            Some(reason) => format!("{name}: {reason}"),
+            None => name.to_owned(),
+        }
+    }
+}
+
+/// Where a table leads, and where it led before if that is elsewhere.
+pub fn route(row: &Change, after: Option<String>) -> String {
+    let before = Shown(row.table.default_route.as_ref()).to_string();
+    let after = after.unwrap_or_else(|| Shown(None).to_string());
+    if before == after {
+        before
+    } else {
+        format!("{before} → {after}")
     }
 }
 

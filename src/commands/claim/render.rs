@@ -3,12 +3,16 @@
 use std::fmt::Write;
 
 use hanat_core::change::{Change, Outcome};
-use hanat_core::routes::Shown;
 use serde_json::{Value, json};
 
-use crate::commands::claim::report::{Report, name};
-use crate::commands::report::{align, place};
+use crate::commands::claim::report::Report;
+use crate::commands::report::{Words, align, place, route};
 use crate::kernel::Prepared;
+
+const WORDS: Words = Words {
+    done: "claimed",
+    overtaken: "superseded",
+};
 
 /// For programs. docs/claim.md documents the fields.
 pub fn json(report: &Report) -> String {
@@ -52,7 +56,7 @@ fn table(report: &Report, row: &Change) -> Value {
             _ if row.table.lacks_static_route() => "create",
             _ => "replace",
         },
-        "result": name(&row.outcome),
+        "result": WORDS.name(&row.outcome),
         "reason": row.outcome.reason(),
     })
 }
@@ -128,24 +132,12 @@ fn rows(report: &Report) -> String {
     let mut cells =
         vec![["ROUTE TABLE", "TAG", "ZONE", "BEFORE → AFTER", "RESULT"].map(str::to_owned)];
     for row in &report.common.rows {
-        let before = Shown(row.table.default_route.as_ref()).to_string();
-        let after = after(report, row).unwrap_or_else(|| Shown(None).to_string());
-        let route = if before == after {
-            before
-        } else {
-            format!("{before} → {after}")
-        };
-        let name = name(&row.outcome);
-        let result = match row.outcome.reason() {
-            Some(reason) => format!("{name}: {reason}"),
-            None => name.to_owned(),
-        };
         cells.push([
             row.table.id.to_string(),
             format!("{}={}", report.common.owner_tag, row.table.owner),
             zone.unwrap_or_default().to_owned(),
-            route,
-            result,
+            route(row, after(report, row)),
+            WORDS.result(&row.outcome),
         ]);
     }
     align(&cells)

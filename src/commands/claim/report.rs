@@ -33,19 +33,6 @@ pub struct Report {
     pub unanswered: bool,
 }
 
-/// As the table and the JSON spell it.
-pub fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Planned => "planned",
-        Outcome::Accepted => "unverified",
-        Outcome::Done => "claimed",
-        Outcome::Kept => "kept",
-        Outcome::Overtaken => "superseded",
-        Outcome::Refused(_) => "refused",
-        Outcome::Failed(_) => "failed",
-    }
-}
-
 /// Whether this instance claimed the table: it leads here, or did until another NAT claimed it in turn.
 fn is_held(change: &Change) -> bool {
     matches!(

@@ -6,9 +6,14 @@ use hanat_core::successors::Candidate;
 use serde_json::{Value, json};
 
 use crate::commands::drain::Report;
-use crate::commands::report::{align, place};
+use crate::commands::report::{Words, align, place, route};
 use hanat_core::change::{Change, Outcome};
-use hanat_core::routes::Shown;
+
+/// In the JSON with underscores.
+const WORDS: Words = Words {
+    done: "handed over",
+    overtaken: "taken",
+};
 
 /// For programs. docs/drain.md documents the fields.
 pub fn json(report: &Report) -> String {
@@ -43,22 +48,9 @@ fn table(report: &Report, row: &Change) -> Value {
         "tag": row.table.owner,
         "before": row.table.default_route.as_ref().map(ToString::to_string),
         "after": after(report, row),
-        "result": name(&row.outcome).replace(' ', "_"),
+        "result": WORDS.name(&row.outcome).replace(' ', "_"),
         "reason": row.outcome.reason(),
     })
-}
-
-/// As the table and the JSON spell it, the latter with underscores.
-fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Planned => "planned",
-        Outcome::Accepted => "unverified",
-        Outcome::Done => "handed over",
-        Outcome::Overtaken => "taken",
-        Outcome::Kept => "kept",
-        Outcome::Refused(_) => "refused",
-        Outcome::Failed(_) => "failed",
-    }
 }
 
 /// The default route as it is now or, in a dry run, as it would be; `None` where there is none.
@@ -92,21 +84,11 @@ pub fn text(report: &Report) -> String {
 }
 
 fn cells_of(report: &Report, row: &Change) -> [String; 4] {
-    let before = Shown(row.table.default_route.as_ref()).to_string();
-    let after = after(report, row).unwrap_or_else(|| Shown(None).to_string());
-    let name = name(&row.outcome);
     [
         row.table.id.to_string(),
         format!("{}={}", report.common.owner_tag, row.table.owner),
-        if before == after {
-            before
-        } else {
-            format!("{before} → {after}")
-        },
-        match row.outcome.reason() {
-            Some(why) => format!("{name}: {why}"),
-            None => name.to_owned(),
-        },
+        route(row, after(report, row)),
+        WORDS.result(&row.outcome),
     ]
 }
 
